@@ -1,0 +1,27 @@
+"""Identifiers derived from content: the same input gives the same id on every machine and after every restart."""
+
+from __future__ import annotations
+
+import hashlib
+
+
+def digest_parts(kind: str, *parts: bytes | str | int) -> bytes:
+    """SHA-256 over a domain-separated, length-prefixed encoding, so that no two different tuples share an input."""
+    hasher = hashlib.sha256(f"otelbill.{kind}.v1".encode())
+    for part in parts:
+        raw = part if isinstance(part, bytes) else str(part).encode()
+        hasher.update(len(raw).to_bytes(8, "big"))
+        hasher.update(raw)
+    return hasher.digest()
+
+
+def derive_event_id(trace_id: bytes, span_id: bytes, explicit_id: str | None) -> str:
+    """32 hex characters. An explicit `otelbill.event.id` names the event; otherwise the span does."""
+    if explicit_id:
+        return digest_parts("event", explicit_id).hex()[:32]
+    return digest_parts("span-event", trace_id, span_id).hex()[:32]
+
+
+def derive_record_id(event_id: str, revision: int, kind: str) -> str:
+    """32 hex characters for the n-th booking of an event; `kind` is usage or reversal."""
+    return digest_parts("record", event_id, revision, kind).hex()[:32]

@@ -1,0 +1,1 @@
+"""What leaves the sidecar: Stripe meter events, OTLP with cost, metrics. No SQL here."""

@@ -1,0 +1,1 @@
+"""Stripe meter events: windows, intents, delivery, reconciliation."""

@@ -1,0 +1,1 @@
+"""The append-only ledger. The only package that contains SQL."""

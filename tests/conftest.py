@@ -1,0 +1,25 @@
+"""Fixtures every kind of test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with recorded spans, provider responses and request traces; tests that need it say so when it is absent."""
+    shared = Path(os.environ.get("OTELBILL_SHARED", REPOSITORY.parent / "shared")) / "data"
+    if not shared.is_dir():
+        pytest.skip(f"no test data at {shared}; set OTELBILL_SHARED to the folder that holds data/")
+    return shared
