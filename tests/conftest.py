@@ -18,7 +18,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder with recorded spans, provider responses and request traces; tests that need it say so when it is absent."""
+    """Folder with recorded spans, provider responses and request traces; tests skip, and say so, without it."""
     shared = Path(os.environ.get("OTELBILL_SHARED", REPOSITORY.parent / "shared")) / "data"
     if not shared.is_dir():
         pytest.skip(f"no test data at {shared}; set OTELBILL_SHARED to the folder that holds data/")

@@ -7,7 +7,7 @@ not overflow and do not round, so sums are exact in any order. A price of up to 
 
 from __future__ import annotations
 
-from decimal import ROUND_UNNECESSARY, Context, Decimal, Inexact
+from decimal import Context, Decimal, Inexact
 
 ATTOS_DIGITS = 18
 ATTOS_PER_UNIT = 10**ATTOS_DIGITS
@@ -15,7 +15,7 @@ MICROS_PER_UNIT = 10**6
 ATTOS_PER_MICRO = ATTOS_PER_UNIT // MICROS_PER_UNIT
 
 # Wide enough for any sum of amounts this ledger can hold; an inexact result is an error, never a silent rounding.
-EXACT = Context(prec=200, rounding=ROUND_UNNECESSARY, traps=[Inexact])
+EXACT = Context(prec=200, traps=[Inexact])
 
 
 class InexactAmount(ValueError):
@@ -23,7 +23,7 @@ class InexactAmount(ValueError):
 
 
 def parse_attos(amount: Decimal | int | str) -> int:
-    """Attos of a decimal amount in major units ("0.15" -> 150_000_000_000_000_000). Raises InexactAmount past 18 decimals."""
+    """Attos of an amount in major units ("0.15" -> 15 * 10**16). Raises InexactAmount past 18 decimals."""
     value = Decimal(amount)
     if not value.is_finite():
         raise InexactAmount(f"{amount} is not a finite amount")
