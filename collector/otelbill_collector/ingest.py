@@ -14,16 +14,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from otelbill_collector.domain.records import Receipt
-from otelbill_collector.pipeline import Carried, Rejection, Request
+from otelbill_collector.domain.records import Answer, Refused
+from otelbill_collector.pipeline import Carried, Request
 
 _log = logging.getLogger("otelbill.ingest")
-
-Answer = Receipt | Rejection
-
-
-class Refused(Exception):
-    """Not taken now; the sender should retry. The message says why."""
 
 
 @dataclass(slots=True)

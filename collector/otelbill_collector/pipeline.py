@@ -12,7 +12,7 @@ from otelbill_collector.decode.redaction import redact_span
 from otelbill_collector.decode.spans import SpanView
 from otelbill_collector.decode.wire import MalformedRequest, decode_request
 from otelbill_collector.domain.ids import digest_parts
-from otelbill_collector.domain.records import DeadLetter, Receipt
+from otelbill_collector.domain.records import Answer, DeadLetter, Receipt, Rejection
 from otelbill_collector.domain.usage import Candidate, Problem
 from otelbill_collector.ledger.booking import Outcome
 from otelbill_collector.ledger.books import Books, Posted
@@ -27,13 +27,6 @@ class Request:
 
     body: bytes
     received_nanos: int
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """A request that can never be accepted. The sender is told why; nothing of it is stored."""
-
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +61,7 @@ class Selected:
 class Carried:
     """The answers in the order of the requests, and what was written."""
 
-    answers: tuple[Receipt | Rejection, ...]
+    answers: tuple[Answer, ...]
     posted: Posted | None
     members: tuple[tuple[Member, ...], ...] = field(default=())  # per request, for forwarding spans with their cost
 
@@ -168,7 +161,7 @@ _CONFLICT = Problem(
 
 def _write_receipts(selected: Sequence[Selected | Rejection], posted: Posted | None, stages: Stages) -> Carried:
     """One answer per request, from the outcomes in order. Conflicts become dead letters of their own."""
-    answers: list[Receipt | Rejection] = []
+    answers: list[Answer] = []
     members: list[tuple[Member, ...]] = []
     outcomes = iter(zip(posted.booking.outcomes, posted.booking.members, strict=True) if posted else ())
     kept = iter(posted.kept if posted else ())

@@ -25,7 +25,7 @@ def redact_span(span: SpanView) -> bytes:
         span_id=span.span_id,
         parent_span_id=span.parent_span_id,
         name=filter_text(span.name, 128) or "",
-        kind=max(0, min(5, span.kind)),  # type: ignore[arg-type]
+        kind=max(0, min(5, span.kind)),
         start_time_unix_nano=span.started_nanos,
         end_time_unix_nano=span.ended_nanos,
     )

@@ -14,8 +14,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from otelbill_collector.ingest import Answer, Refused
-from otelbill_collector.pipeline import Rejection
+from otelbill_collector.domain.records import Answer, Refused, Rejection
 from otelbill_collector.receive.admission import RETRY_AFTER_SECONDS, Admission, Overloaded
 from otelbill_collector.receive.answers import Refusal, build_response
 
@@ -47,7 +46,7 @@ class OtlpGrpc:
         return answer.SerializeToString()
 
     async def _accept(self, body: bytes, context: Any) -> ExportTraceServiceResponse | Refusal:
-        metadata = {key: value for key, value in context.invocation_metadata() or ()}
+        metadata = dict(context.invocation_metadata() or ())
         if not self._admission.is_authorised(metadata.get("authorization")):
             return Refusal(401, "send one of the configured tokens as authorization: Bearer TOKEN")
         try:
@@ -65,7 +64,8 @@ class OtlpGrpc:
 def _build_retry_details(refusal: Refusal) -> bytes:
     details = AnyMessage()
     details.Pack(RetryInfo(retry_delay=Duration(seconds=RETRY_AFTER_SECONDS)))
-    return Status(code=refusal.rpc_code, message=refusal.reason, details=[details]).SerializeToString()
+    status: bytes = Status(code=refusal.rpc_code, message=refusal.reason, details=[details]).SerializeToString()
+    return status
 
 
 def build_server(service: OtlpGrpc, *, message_bytes_max: int) -> grpc.aio.Server:

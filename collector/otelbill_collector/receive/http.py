@@ -12,9 +12,7 @@ from google.protobuf.message import Message
 
 from otelbill_collector.decode.otlp_json import convert_json
 from otelbill_collector.decode.wire import MalformedRequest
-from otelbill_collector.domain.records import Receipt
-from otelbill_collector.ingest import Answer, Refused
-from otelbill_collector.pipeline import Rejection
+from otelbill_collector.domain.records import Answer, Receipt, Refused, Rejection
 from otelbill_collector.receive.admission import RETRY_AFTER_SECONDS, Admission, Overloaded
 from otelbill_collector.receive.answers import Refusal, build_response, build_status
 from otelbill_collector.receive.inflate import TooLarge, UnknownEncoding, inflate_body
