@@ -1,4 +1,4 @@
-"""The periodic work beside ingest: decide what is due, fold rollups and windows, send to Stripe. Owns its one thread."""
+"""The periodic work beside ingest: decide what is due, fold rollups and windows, send to Stripe. Owns one thread."""
 
 from __future__ import annotations
 
