@@ -9,8 +9,9 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from otelbill_collector.domain.instants import HOUR_NANOS
+from otelbill_collector.domain.instants import HOUR_NANOS, NANOS
 from otelbill_collector.domain.intents import Intent, IntentKind, IntentState, Stop
+from otelbill_collector.domain.windows import FUTURE_MAX_NANOS
 
 # Stripe keeps an identifier unique for at least 24 hours. One hour is left for clocks and for the attempt itself.
 DOUBT_AGE_MAX_NANOS = 23 * HOUR_NANOS
@@ -29,14 +30,15 @@ _READERS = {4: bool, 7: int, 11: IntentKind, 12: int, 13: int, 14: int, 15: int,
 
 def read_intent(row: Sequence[object]) -> Intent:
     """An intent from a row of INTENT_COLUMNS."""
-    values = [_READERS[position](value) if position in _READERS else value for position, value in enumerate(row)]  # type: ignore[operator]
+    values = [_READERS[position](value) if position in _READERS else value for position, value in enumerate(row)]
     return Intent(*values)  # type: ignore[arg-type]  # SQLite gives untyped rows; the columns are STRICT
 
 
 def recover_sending(conn: sqlite3.Connection, now_nanos: int) -> int:
     """After a start: what was being sent when the process ended may or may not be at Stripe, and is sent again."""
     changed = conn.execute(
-        "UPDATE stripe_intent SET state = 'unknown', due_nanos = ?, doubt_nanos = COALESCE(doubt_nanos, last_sent_nanos)"
+        "UPDATE stripe_intent SET state = 'unknown', due_nanos = ?,"
+        " doubt_nanos = COALESCE(doubt_nanos, last_sent_nanos)"
         " WHERE state = 'sending'",
         (now_nanos,),
     )
@@ -67,7 +69,7 @@ def list_due(conn: sqlite3.Connection, due: Due) -> list[Intent]:
         " AND w.state IN ('pending', 'sending', 'unknown') AND w.state <> 'sending'"
         " AND w.account = :account AND w.livemode = :livemode"
         " AND (w.doubt_nanos IS NULL OR w.doubt_nanos > :forgotten) ORDER BY w.intent_id LIMIT 1)"
-        " WHERE (:ignore_due OR i.due_nanos <= :now)"
+        " WHERE (:ignore_due OR i.due_nanos <= :now) AND i.stamp_seconds <= :horizon"
         " AND NOT EXISTS (SELECT 1 FROM stripe_stop s WHERE s.retry_nanos > :now AND (s.scope = 'account'"
         " OR (s.scope = 'meter' AND s.name = l.meter) OR (s.scope = 'lane' AND s.name = CAST(l.lane_id AS TEXT))))"
         " ORDER BY i.intent_id LIMIT :limit",
@@ -76,6 +78,7 @@ def list_due(conn: sqlite3.Connection, due: Due) -> list[Intent]:
             "livemode": int(due.livemode),
             "ignore_due": int(due.ignore_due),
             "now": due.now_nanos,
+            "horizon": (due.now_nanos + FUTURE_MAX_NANOS) // NANOS,
             "forgotten": due.now_nanos - DOUBT_AGE_MAX_NANOS,
             "limit": due.limit,
         },
@@ -83,8 +86,12 @@ def list_due(conn: sqlite3.Connection, due: Due) -> list[Intent]:
     return [read_intent(row) for row in rows]
 
 
-def mark_sending(conn: sqlite3.Connection, addressed: Iterable[tuple[int, str]], now_nanos: int) -> None:
-    """Write down, before a byte leaves, that intents (intent id, Stripe customer) are being sent. Raises ValueError."""
+def mark_sending(conn: sqlite3.Connection, addressed: Iterable[tuple[int, str]], now_nanos: int) -> set[int]:
+    """Write down, before a byte leaves, that intents (intent id, Stripe customer) are being sent.
+
+    Returns the ids that may be sent now; left out are those a reconciliation has decided about in the meantime.
+    """
+    marked = set()
     for intent_id, stripe_customer_id in addressed:
         changed = conn.execute(
             "UPDATE stripe_intent SET state = 'sending', attempts = attempts + 1, last_sent_nanos = ?,"
@@ -92,8 +99,9 @@ def mark_sending(conn: sqlite3.Connection, addressed: Iterable[tuple[int, str]],
             " WHERE intent_id = ? AND state IN ('pending', 'unknown')",
             (now_nanos, stripe_customer_id, intent_id),
         )
-        if changed.rowcount != 1:
-            raise ValueError(f"intent {intent_id} is not waiting to be sent; does a second exporter run on this ledger?")
+        if changed.rowcount == 1:
+            marked.add(intent_id)
+    return marked
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +141,18 @@ def settle(conn: sqlite3.Connection, settlement: Settlement) -> None:
         ),
     )
     if changed.rowcount != 1:
-        raise ValueError(f"intent {settlement.intent_id} was not being sent; does a second exporter run on this ledger?")
+        raise ValueError(
+            f"intent {settlement.intent_id} was not being sent; does a second exporter run on this ledger?"
+        )
 
 
 def confirm(conn: sqlite3.Connection, intent_ids: Iterable[int]) -> int:
-    """Record that Stripe's sums hold these intents."""
+    """Record that Stripe's sums hold these intents; one that is being sent just now is left to its answer."""
     confirmed = 0
     for intent_id in intent_ids:
         changed = conn.execute(
-            "UPDATE stripe_intent SET state = 'confirmed' WHERE intent_id = ? AND state NOT IN ('confirmed', 'dead')",
+            "UPDATE stripe_intent SET state = 'confirmed'"
+            " WHERE intent_id = ? AND state NOT IN ('confirmed', 'dead', 'sending')",
             (intent_id,),
         )
         confirmed += changed.rowcount

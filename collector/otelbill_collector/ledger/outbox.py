@@ -101,23 +101,32 @@ def _add_to_window(
     )
 
 
+_WINDOW_DUE = (
+    "dirty = 1 AND (:close_all OR (start_nanos + length_nanos + :grace <= :now"
+    " AND (closed_nanos IS NULL OR closed_nanos + length_nanos <= :now)))"
+)
+
+
+def _bind_closing(closing: Closing) -> dict[str, int]:
+    return {"close_all": int(closing.close_all), "grace": closing.grace_nanos, "now": closing.now_nanos}
+
+
+def has_due_window(conn: sqlite3.Connection, closing: Closing) -> bool:
+    """Whether `close_windows` would find anything to do."""
+    query = f"SELECT EXISTS (SELECT 1 FROM stripe_window WHERE {_WINDOW_DUE})"  # noqa: S608 constants
+    return bool(conn.execute(query, _bind_closing(closing)).fetchone()[0])
+
+
 def close_windows(conn: sqlite3.Connection, closing: Closing) -> tuple[int, int]:
-    """Decide the values of windows that are due: (windows closed, intents made). Repeat until no window was closed.
+    """Decide the values of windows that are due: (windows closed, intents made). Repeat while `has_due_window`.
 
     A window is due once it ended `grace` ago; late usage is due at most once a window length, so that stragglers do
     not make an intent each.
     """
     rows: list[_WindowRow] = conn.execute(
-        "SELECT lane_id, start_nanos, length_nanos, amount, settled, last_event_nanos"
-        " FROM stripe_window WHERE dirty = 1 AND (:close_all OR (start_nanos + length_nanos + :grace <= :now"
-        " AND (closed_nanos IS NULL OR closed_nanos + length_nanos <= :now)))"
-        " ORDER BY lane_id, start_nanos LIMIT :limit",
-        {
-            "close_all": int(closing.close_all),
-            "grace": closing.grace_nanos,
-            "now": closing.now_nanos,
-            "limit": CLOSE_BATCH_MAX,
-        },
+        "SELECT lane_id, start_nanos, length_nanos, amount, settled, last_event_nanos"  # noqa: S608 constants
+        f" FROM stripe_window WHERE {_WINDOW_DUE} ORDER BY lane_id, start_nanos LIMIT {CLOSE_BATCH_MAX}",
+        _bind_closing(closing),
     ).fetchall()
     made = 0
     for lane_id, windows in groupby(rows, key=lambda row: int(row[0])):

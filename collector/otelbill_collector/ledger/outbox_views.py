@@ -21,15 +21,11 @@ from otelbill_collector.domain.intents import (
 from otelbill_collector.domain.money import EXACT
 from otelbill_collector.ledger.deliveries import FROM_INTENTS, INTENT_COLUMNS, list_stops, read_intent
 
-# sqlite3's LIKE and SUM are of no use for decimal text, so the parts of a lane are read and added here.
 _HOUR_SECONDS = HOUR_NANOS // NANOS
 
 
 def status(conn: sqlite3.Connection) -> OutboxStatus:
     """The outbox at a glance: counts by state, the oldest waiting intent, stops, and every lane's books."""
-    counts = dict.fromkeys(IntentState, 0)
-    for state, count in conn.execute("SELECT state, COUNT(*) FROM stripe_intent GROUP BY state"):
-        counts[IntentState(state)] = int(count)
     oldest = conn.execute(
         "SELECT MIN(made_nanos) FROM stripe_intent WHERE state IN ('pending', 'sending', 'unknown')"
     ).fetchone()[0]
@@ -38,12 +34,20 @@ def status(conn: sqlite3.Connection) -> OutboxStatus:
         " GROUP BY account, livemode"
     )
     return OutboxStatus(
-        counts=counts,
+        counts=count_states(conn),
         oldest_waiting_nanos=oldest,
         waiting_by_account={(str(account), bool(livemode)): int(count) for account, livemode, count in waiting},
         stops=tuple(list_stops(conn)),
         lanes=tuple(list_lane_sums(conn)),
     )
+
+
+def count_states(conn: sqlite3.Connection) -> dict[IntentState, int]:
+    """Intents by state; every state is named, with 0 where there is none."""
+    counts = dict.fromkeys(IntentState, 0)
+    for state, count in conn.execute("SELECT state, COUNT(*) FROM stripe_intent GROUP BY state"):
+        counts[IntentState(state)] = int(count)
+    return counts
 
 
 def list_lane_sums(conn: sqlite3.Connection) -> list[LaneSums]:
@@ -97,7 +101,7 @@ def find_intents_for(
 ) -> list[Intent]:
     """Intents by identifier (or Idempotency-Key), or by meter, customer and the instant of an event in their window."""
     rows = conn.execute(
-        f"SELECT {INTENT_COLUMNS}{FROM_INTENTS}"  # noqa: S608 constants
+        f"SELECT {INTENT_COLUMNS}{FROM_INTENTS}"
         "WHERE (:identifier IS NULL OR i.identifier = :identifier)"
         " AND (:meter IS NULL OR l.meter = :meter) AND (:customer IS NULL OR l.customer_id = :customer)"
         " AND (:event IS NULL OR (i.start_nanos <= :event AND :event < i.start_nanos + i.length_nanos))"
@@ -130,7 +134,7 @@ class OpenAmount:
 def list_intents_between(conn: sqlite3.Connection, *, from_seconds: int, to_seconds: int) -> list[Intent]:
     """Standing intents stamped in [from, to), in the order they were made."""
     rows = conn.execute(
-        f"SELECT {INTENT_COLUMNS}{FROM_INTENTS}"  # noqa: S608 constants
+        f"SELECT {INTENT_COLUMNS}{FROM_INTENTS}"
         "WHERE i.stamp_seconds >= ? AND i.stamp_seconds < ? AND i.superseded_by IS NULL ORDER BY i.intent_id",
         (from_seconds, to_seconds),
     )

@@ -112,7 +112,7 @@ RULES: tuple[Rule, ...] = (
         Outcome.DELIVERED,
         _status(400),
         '400 "already exists with identifier", or code `duplicate_meter_event`',
-        "duplicate: an earlier attempt of ours arrived. Where we never sent it before: mismatch, the hour's sum decides",
+        "duplicate: an earlier attempt of ours arrived. If we never sent it before: mismatch, the hour's sum decides",
         codes=frozenset({"duplicate_meter_event"}),
         fragments=("already exists with identifier",),
     ),
@@ -135,7 +135,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         Outcome.FUTURE,
         _status(400),
-        '400 about a timestamp in the future, or code `timestamp_in_future`',
+        "400 about a timestamp in the future, or code `timestamp_in_future`",
         "held until its time has come, then sent again; check this host's clock",
         codes=frozenset({"timestamp_in_future"}),
         fragments=("in the future", "minutes in future"),

@@ -16,9 +16,7 @@ class Pacer:
     `read_nanos` is a monotonic clock and `pause` waits a number of nanoseconds; both come from the edge.
     """
 
-    def __init__(
-        self, rate_per_second: int, *, read_nanos: Callable[[], int], pause: Callable[[int], None]
-    ) -> None:
+    def __init__(self, rate_per_second: int, *, read_nanos: Callable[[], int], pause: Callable[[int], None]) -> None:
         self._usual_nanos = NANOS // rate_per_second
         self._interval_nanos = self._usual_nanos
         self._burst_nanos = max(self._usual_nanos, NANOS // 10)

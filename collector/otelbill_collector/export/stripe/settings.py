@@ -37,7 +37,8 @@ class StripeSettings:
 
     `account` names the Stripe account in identifiers and must not change while the ledger lives; the mode, live or
     test, is read from the key. `customers` maps our customer ids to `cus_...`; an id that starts with `cus_` maps to
-    itself. `rate_per_second` of 0 means 20 for a test key and 800 for a live one.
+    itself. `rate_per_second` of 0 means 20 for a test key and 800 for a live one; `run_max` of 0
+    means ten seconds' worth of calls in one run.
     """
 
     api_key: str = field(repr=False)
@@ -57,7 +58,7 @@ class StripeSettings:
     rate_per_second: int = 0
     workers: int = 4
     batch_max: int = 64
-    run_max: int = 2_000
+    run_max: int = 0
     network_retries: int = 0
     timeout_seconds: int = 30
 
@@ -96,7 +97,7 @@ class StripeSettings:
             ("rate_per_second", self.rate_per_second, 0, 10_000),
             ("workers", self.workers, 1, 64),
             ("batch_max", self.batch_max, 1, 1_000),
-            ("run_max", self.run_max, 1, 1_000_000),
+            ("run_max", self.run_max, 0, 1_000_000),
             ("network_retries", self.network_retries, 0, 10),
             ("timeout_seconds", self.timeout_seconds, 1, 300),
         )

@@ -63,8 +63,8 @@ def decide_step(intent: Intent, answer: Answer, outcome: Outcome, *, network_ret
             )
         case Outcome.UNKNOWN_CUSTOMER:
             return Step(
-                # Whoever may be at Stripe already keeps its address: only a certain refusal is addressed anew.
-                replace(base, due_nanos=now_nanos, renew_key=True, readdress=intent.doubt_nanos is None),
+                # A customer Stripe does not know was never charged, so the corrected mapping may be used.
+                replace(base, due_nanos=now_nanos, renew_key=True, readdress=True),
                 _stop("lane", str(intent.lane_id), outcome, answer, now_nanos, CUSTOMER_RETRY_NANOS),
             )
         case Outcome.CREDENTIALS:
