@@ -1,4 +1,4 @@
-"""The sidecar put together: the only place that constructs adapters from a configuration. Owns start-up and shutdown."""
+"""The sidecar put together: the only place that constructs adapters from a configuration. Owns start and shutdown."""
 
 from __future__ import annotations
 
@@ -137,7 +137,9 @@ class Sidecar:
         self._config = config
         self._clock = clock
         self._ready = threading.Event()
-        self._sockets, problems = _bind_sockets((config.listen.http, config.listen.api))
+        self._sockets, problems = _bind_sockets((config.listen.http, config.listen.api, config.listen.grpc))
+        if len(self._sockets) == 3:
+            self._sockets.pop().close()  # gRPC binds by itself; this only finds out whether it can
         if not problems:
             try:
                 self._store = SqliteStore(config.data_dir)

@@ -150,9 +150,12 @@ def _render_error(status: int, message: str) -> Response:
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>otelbill</title>
 <style>body{{font:16px system-ui;margin:2rem auto;max-width:60rem}}table{{border-collapse:collapse;width:100%}}
 td,th{{padding:.4rem .6rem;border-bottom:1px solid #ddd;text-align:left}}td.n,th.n{{text-align:right}}</style>
-<h1>otelbill</h1><p>Usage in this ledger. More: <code>otelbill usage</code>, <a href="v1/usage?by=customer,step">JSON</a>,
+<h1>otelbill</h1>
+<p>Usage in this ledger. More: <code>otelbill usage</code>, <a href="v1/usage?by=customer,step">JSON</a>,
 <a href="v1/dead-letters">dead letters</a>, <a href="v1/held">held usage</a>, <a href="metrics">metrics</a>.</p>
-<table><tr><th>customer<th>model<th class="n">events<th class="n">cost<th class="n">charge<th>currency</tr>{rows}</table>"""
+<table>
+<tr><th>customer<th>model<th class="n">events<th class="n">cost<th class="n">charge<th>currency</tr>
+{rows}</table>"""
 
 
 def _render_front(rows: list[dict[str, Any]]) -> str:
