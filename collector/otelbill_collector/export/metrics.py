@@ -24,7 +24,7 @@ from otelbill_collector.domain.money import ATTOS_PER_UNIT
 from otelbill_collector.domain.records import Answer, Receipt, UsageRecord
 from otelbill_collector.domain.usage import RatingState
 
-disable_created_metrics()  # a second series per counter that nobody reads
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter that nobody reads
 
 _LABELS = ("step", "provider", "model")
 # Steps and models come from outside: past this many combinations the rest is counted together as "other".
