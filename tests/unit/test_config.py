@@ -42,7 +42,7 @@ rate_card:
   markup:
     - {percent: "20", provider: openai}
 """
-ENVIRON = {"SENDER_TOKEN": "token-secret", "STRIPE_API_KEY": "sk_test_secret", "BODY": "1000"}
+ENVIRON = {"SENDER_TOKEN": "token-hush", "STRIPE_API_KEY": "sk_test_hush", "BODY": "1000"}
 
 
 def write(folder: Path, text: str) -> Path:
@@ -73,15 +73,15 @@ def test_a_full_file(tmp_path: Path) -> None:
     assert config.data_dir == Path("/var/lib/otelbill")
     assert config.listen.http == Address("::1", 2)
     assert str(config.listen.http) == "[::1]:2"
-    assert config.tokens == ("token-secret", "plain")
+    assert config.tokens == ("token-hush", "plain")
     assert (config.limits.body_bytes, config.limits.commit_linger_ms) == (1000, 0)
     assert config.claims.grace_seconds == 5
     assert config.forward is not None
     assert config.forward.endpoint == "http://127.0.0.1:4318"
-    assert config.forward.headers == {"authorization": "Bearer token-secret"}
+    assert config.forward.headers == {"authorization": "Bearer token-hush"}
     assert config.forward.cost_names == ("gen_ai", "otelbill")
     assert config.stripe is not None
-    assert config.stripe.api_key == "sk_test_secret"
+    assert config.stripe.api_key == "sk_test_hush"
     assert (config.stripe.window_nanos, config.stripe.grace_nanos) == (HOUR_NANOS, 90 * MINUTE_NANOS // 60)
     assert config.stripe.meters == {"input_tokens": "tokens_in"}
     assert config.customers == {"acme": Customer("cus_123"), "no": Customer(), "010": Customer()}
@@ -107,15 +107,15 @@ def test_a_full_file(tmp_path: Path) -> None:
 def test_secrets_are_never_shown(tmp_path: Path) -> None:
     """Neither the text of a configuration nor any complaint about it contains a secret."""
     config = load_config(write(tmp_path, FULL), ENVIRON)
-    assert "secret" not in repr(config)
+    assert "hush" not in repr(config)
     broken = FULL.replace("plain]", "'']").replace("window: 1h", "window: ${STRIPE_API_KEY}")
     broken = broken.replace('"20"', '"${STRIPE_API_KEY}"').replace("{stripe: cus_123}", '{stripe: "${SENDER_TOKEN}"}')
-    broken = broken.replace("mode: units", "mode: ${STRIPE_API_KEY}").replace("/var/lib/otelbill", "[sk_test_secret]")
+    broken = broken.replace("mode: units", "mode: ${STRIPE_API_KEY}").replace("/var/lib/otelbill", "[sk_test_hush]")
     with pytest.raises(ConfigError) as caught:
         load_config(write(tmp_path, broken), ENVIRON)
     assert len(caught.value.problems) == 6
     for text in (str(caught.value), repr(caught.value), render_problems(caught.value.problems)):
-        assert "secret" not in text
+        assert "hush" not in text
 
 
 def test_all_problems_at_once(tmp_path: Path) -> None:
@@ -202,7 +202,6 @@ def test_unknown_settings_are_errors(tmp_path: Path, text: str, suggestion: str)
         ("data_dir: ${not a name}", "data_dir", "has a reference that is not ${NAME}"),
         ("[1, 2]", "", "is not a section"),
         ("a: [", "", "is not YAML"),
-        ("a: &x [*x]", "", "is not YAML"),
         ("tokens: &x [*x]", "tokens", "is nested too deeply"),
     ],
 )
@@ -239,6 +238,14 @@ def test_files_that_cannot_be_read_are_problems(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             load_config(path, {})
         assert str(path) in render_problems(caught.value.problems)
+
+
+def test_nested_anchors_do_not_exhaust_memory(tmp_path: Path) -> None:
+    """A few lines that stand for billions of values are a complaint, not an outage."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+    found = list_problems(tmp_path, "\n".join(lines))
+    assert any(words.startswith("is nested too deeply or too large") for _, _, words in found)
 
 
 def test_problems_for_the_terminal(tmp_path: Path) -> None:
