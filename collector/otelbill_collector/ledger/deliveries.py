@@ -64,7 +64,7 @@ def list_due(conn: sqlite3.Connection, due: Due) -> list[Intent]:
     """
     # One index probe per lane: the state list is that of the partial index, word for word, or it would not be used.
     rows = conn.execute(
-        f"SELECT {INTENT_COLUMNS} FROM stripe_lane l JOIN stripe_intent i ON i.intent_id ="  # noqa: S608 constants
+        f"SELECT {INTENT_COLUMNS} FROM stripe_lane l JOIN stripe_intent i ON i.intent_id ="
         " (SELECT w.intent_id FROM stripe_intent w WHERE w.lane_id = l.lane_id"
         " AND w.state IN ('pending', 'sending', 'unknown') AND w.state <> 'sending'"
         " AND w.account = :account AND w.livemode = :livemode"

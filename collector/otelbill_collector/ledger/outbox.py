@@ -113,7 +113,7 @@ def _bind_closing(closing: Closing) -> dict[str, int]:
 
 def has_due_window(conn: sqlite3.Connection, closing: Closing) -> bool:
     """Whether `close_windows` would find anything to do."""
-    query = f"SELECT EXISTS (SELECT 1 FROM stripe_window WHERE {_WINDOW_DUE})"  # noqa: S608 constants
+    query = f"SELECT EXISTS (SELECT 1 FROM stripe_window WHERE {_WINDOW_DUE})"
     return bool(conn.execute(query, _bind_closing(closing)).fetchone()[0])
 
 
@@ -124,7 +124,7 @@ def close_windows(conn: sqlite3.Connection, closing: Closing) -> tuple[int, int]
     not make an intent each.
     """
     rows: list[_WindowRow] = conn.execute(
-        "SELECT lane_id, start_nanos, length_nanos, amount, settled, last_event_nanos"  # noqa: S608 constants
+        "SELECT lane_id, start_nanos, length_nanos, amount, settled, last_event_nanos"
         f" FROM stripe_window WHERE {_WINDOW_DUE} ORDER BY lane_id, start_nanos LIMIT {CLOSE_BATCH_MAX}",
         _bind_closing(closing),
     ).fetchall()
