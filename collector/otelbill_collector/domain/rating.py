@@ -270,7 +270,7 @@ def _rate_quantities(tariff: _Tariff, quantities: Quantities, currency: str) -> 
 
 
 def _append_part(lines: list[Line], rate: _UnitRate, quantity: Quantity, problems: list[str]) -> bool:
-    """The uncommon part: decimal, or without a price. Returns False, as the sums must be taken again.
+    """The uncommon part: decimal, or without a price. Returns False when the sums must be taken again.
 
     A request that nobody prices has no line; what keeps a part from a charge joins `problems`.
     """
@@ -285,7 +285,7 @@ def _append_part(lines: list[Line], rate: _UnitRate, quantity: Quantity, problem
         if charge is None and unit != units.REQUESTS:
             problems.append(f"no_price: {unit}")
         elif charge is None and cost is None:
-            return len(lines) > 0
+            return True
     lines.append(Line(unit, quantity, charge_price, cost_price, charge, cost))
     return False
 

@@ -51,6 +51,11 @@ class Books:
         self._instructions = {item.event_id: item for item in store.transact(list_instructions)}
         self._rules = Rules(claim_keys, decide, rate, self._instructions)
 
+    @property
+    def group_keys(self) -> int:
+        """Claim keys held in memory."""
+        return self._index.size()
+
     def post(self, arrivals: Sequence[tuple[Candidate, int]], letters: Sequence[DeadLetter], now_nanos: int) -> Posted:
         """Book (candidate, received time) pairs and keep dead letters; durable when this returns."""
 

@@ -26,20 +26,24 @@ _HOUR_SECONDS = HOUR_NANOS // NANOS
 
 def status(conn: sqlite3.Connection) -> OutboxStatus:
     """The outbox at a glance: counts by state, the oldest waiting intent, stops, and every lane's books."""
-    oldest = conn.execute(
-        "SELECT MIN(made_nanos) FROM stripe_intent WHERE state IN ('pending', 'sending', 'unknown')"
-    ).fetchone()[0]
     waiting = conn.execute(
         "SELECT account, livemode, COUNT(*) FROM stripe_intent WHERE state IN ('pending', 'sending', 'unknown')"
         " GROUP BY account, livemode"
     )
     return OutboxStatus(
         counts=count_states(conn),
-        oldest_waiting_nanos=oldest,
+        oldest_waiting_nanos=find_oldest_waiting(conn),
         waiting_by_account={(str(account), bool(livemode)): int(count) for account, livemode, count in waiting},
         stops=tuple(list_stops(conn)),
         lanes=tuple(list_lane_sums(conn)),
     )
+
+
+def find_oldest_waiting(conn: sqlite3.Connection) -> int | None:
+    """When the oldest intent that is not delivered was made."""
+    row = conn.execute("SELECT MIN(made_nanos) FROM stripe_intent WHERE state IN ('pending', 'sending', 'unknown')")
+    oldest: int | None = row.fetchone()[0]
+    return oldest
 
 
 def count_states(conn: sqlite3.Connection) -> dict[IntentState, int]:

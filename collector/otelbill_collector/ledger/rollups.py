@@ -109,6 +109,16 @@ def rebuild_rollups(connection: sqlite3.Connection) -> None:
         pass
 
 
+def count_events(connection: sqlite3.Connection) -> dict[str, int]:
+    """Events in the rollups by rating state, and `suspense` for those without a customer."""
+    counts = {"rated": 0, "unpriced": 0, "held": 0, "suspense": 0}
+    query = "SELECT rating, customer_id = '', sum(events) FROM rollup GROUP BY rating, customer_id = ''"
+    for rating, nobody, events in connection.execute(query):
+        counts[rating] = counts.get(rating, 0) + events
+        counts["suspense"] += events if nobody else 0
+    return counts
+
+
 def load_usage(connection: sqlite3.Connection, query: UsageQuery) -> list[dict[str, Any]]:
     """One object per group: its keys, events, quantities, cost, charge, currency, and counts of what is not settled.
 
