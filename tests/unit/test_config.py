@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from otelbill_collector.config import Address, Config, ConfigError, Customer, load_config, render_problems
+from otelbill_collector.config import (
+    Address,
+    Config,
+    ConfigError,
+    Customer,
+    Forward,
+    Stripe,
+    load_config,
+    render_problems,
+)
 from otelbill_collector.domain.instants import HOUR_NANOS, MINUTE_NANOS, parse_instant
 from otelbill_collector.domain.ratecard import ChargePrice, Markup, Selector
 
@@ -65,6 +74,13 @@ def test_everything_is_optional(tmp_path: Path) -> None:
     for text in ("", "# nothing\n", "limits:\nrate_card:\nlisten: {}\n"):
         path = write(tmp_path, text)
         assert load_config(path, {}) == Config(source=path)
+
+
+def test_sections_that_are_off_by_default_have_defaults_too(tmp_path: Path) -> None:
+    """Turning forwarding or Stripe on needs only what cannot be guessed."""
+    config = load_config(write(tmp_path, "forward: {endpoint: 'http://x'}\nstripe: {api_key: k}\n"), {})
+    assert config.forward == Forward("http://x")
+    assert config.stripe == Stripe("k")
 
 
 def test_a_full_file(tmp_path: Path) -> None:

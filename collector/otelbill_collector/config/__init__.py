@@ -3,7 +3,7 @@
 Owns what may be set, its defaults and every complaint about it; does not construct anything that acts on it.
 """
 
-from otelbill_collector.config.loading import load_config, read_environment
+from otelbill_collector.config.loading import load_config
 from otelbill_collector.config.problems import ConfigError, ConfigProblem, render_problems
 from otelbill_collector.config.values import (
     Address,
@@ -28,6 +28,5 @@ __all__ = [
     "Listen",
     "Stripe",
     "load_config",
-    "read_environment",
     "render_problems",
 ]

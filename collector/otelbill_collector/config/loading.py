@@ -5,7 +5,6 @@ Owns the order of precedence and the relations between settings; single values a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -30,11 +29,6 @@ ValidSection = TypeVar("ValidSection", bound=Section)
 
 FILE_BYTES_MAX = 16 * 2**20
 DATA_DIR_VARIABLE = "OTELBILL_DATA_DIR"
-
-
-def read_environment() -> Mapping[str, str]:
-    """The process environment, for `load_config`; nothing else reads it."""
-    return dict(os.environ)
 
 
 def load_config(

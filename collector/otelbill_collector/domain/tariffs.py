@@ -39,6 +39,8 @@ _TOTAL_INPUT = (units.INPUT_TOKENS, units.CACHE_READ_TOKENS, units.CACHE_WRITE_T
 
 
 class UnitRate(NamedTuple):
+    """What one unit is charged and costs, in attos for one unit; None is unknown."""
+
     unit: str
     charge_attos: int | None
     cost_attos: int | None
