@@ -196,8 +196,9 @@ def test_unknown_settings_are_errors(tmp_path: Path, text: str, suggestion: str)
         ("limits: {inflight_bytes: 1}", "limits.inflight_bytes", "is less than limits.decompressed_bytes"),
         ("stripe: {api_key: k, mode: units}", "stripe.meters", "is missing in mode units"),
         ("stripe: {api_key: k, meters: {a: b}}", "stripe.meters", "has no effect in mode money"),
-        ("stripe: {api_key: k, window: 7m}", "stripe.window", "does not divide a day"),
-        ("stripe: {api_key: k, window: 0s}", "stripe.window", "does not divide a day"),
+        ("stripe: {api_key: k, window: 7m}", "stripe.window", "is not between 1 minute and 1 hour"),
+        ("stripe: {api_key: k, window: 2h}", "stripe.window", "is not between 1 minute and 1 hour"),
+        ("stripe: {api_key: k, window: 0s}", "stripe.window", "is not between 1 minute and 1 hour"),
         ("rate_card: {currency: EUR, markup: [{percent: 1}]}", "rate_card.markup", "a markup needs a card in USD"),
         ("rate_card: {currency: euro}", "rate_card.currency", "is not a currency code"),
         (

@@ -24,6 +24,7 @@ from otelbill_collector.config.problems import ConfigError, ConfigProblem
 from otelbill_collector.config.rate_card import check_valid_entries, create_rate_card
 from otelbill_collector.config.values import Claims, Config, Customer, Forward, Limits, Listen, Stripe
 from otelbill_collector.domain.ratecard import AT_COST
+from otelbill_collector.domain.windows import require_window_length
 
 ValidSection = TypeVar("ValidSection", bound=Section)
 
@@ -150,10 +151,11 @@ def _create_stripe(document: Document, section: StripeSection) -> Stripe:
         document.add_problem(("stripe", "meters"), "is missing in mode units", "name the Stripe meter of each unit")
     if section.mode == "money" and section.meters:
         document.add_problem(("stripe", "meters"), "has no effect in mode money", "set mode: units, or remove it")
-    if section.window <= 0 or 86_400 * 10**9 % section.window:
-        document.add_problem(
-            ("stripe", "window"), "does not divide a day", 'choose one that does, such as "5m" or "1h"'
-        )
+    try:
+        require_window_length(section.window)
+    except ValueError:
+        message = "is not between 1 minute and 1 hour, or does not divide the hour"
+        document.add_problem(("stripe", "window"), message, 'choose one such as "5m" or "1h"')
     return Stripe(
         api_key=section.api_key.get_secret_value(),
         api_base=section.api_base,
