@@ -241,6 +241,13 @@ def test_precedence(tmp_path: Path) -> None:
     assert (config.listen.grpc.port, config.listen.api.port, config.limits.body_bytes) == (2, 4329, 5)
 
 
+@pytest.mark.parametrize("text", ["", "~", "# nothing", "listen:", "listen: {}"])
+def test_an_override_of_an_empty_section_is_kept(tmp_path: Path, text: str) -> None:
+    """A section whose lines are all commented out does not swallow the command line."""
+    config = load_config(write(tmp_path, text), {}, {"listen.grpc": "127.0.0.1:2", "data_dir": "here"})
+    assert (config.listen.grpc.port, config.data_dir) == (2, Path("here"))
+
+
 def test_references_can_be_written_as_text(tmp_path: Path) -> None:
     """$${NAME} is the text ${NAME}, and a value of the environment is not read as YAML or as another reference."""
     path = write(tmp_path, 'tokens: ["$${HOME}", "${TRICK}"]\n')

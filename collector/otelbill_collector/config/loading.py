@@ -40,6 +40,8 @@ def load_config(
     Overrides win over the environment, the environment over the file. Raises ConfigError with all problems.
     """
     document = _load_document(path, environ)
+    if document.root is None:
+        document.root = {}  # a file of comments
     if environ.get(DATA_DIR_VARIABLE):
         _override(document, "data_dir", environ[DATA_DIR_VARIABLE])
     for name, value in (overrides or {}).items():
@@ -75,15 +77,17 @@ def _override(document: Document, name: str, value: str | int) -> None:
     target = document.root
     for section in sections:
         if not isinstance(target, dict):
-            return
-        target = target.setdefault(section, {})
+            return  # a complaint about what the file has there follows
+        if target.get(section) is None:
+            target[section] = {}
+        target = target[section]
     if isinstance(target, dict):
         target[last] = value
 
 
 def _create_config(document: Document, path: Path | None) -> Config | None:
     """The configuration, or None after noting what is wrong; sections that are valid are checked to the end."""
-    root = _drop_empty(document.root if document.root is not None else {})
+    root = _drop_empty(document.root)
     try:
         file = ConfigFile.model_validate(root)
     except ValidationError as error:
