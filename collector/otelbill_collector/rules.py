@@ -31,7 +31,7 @@ class RuleSet:
         if not decision.billable:
             return Amounts(RatingState.NOT_BILLABLE), {}
         if decision.usage_source in _HELD_SOURCES:
-            return Amounts(RatingState.HELD), {}
+            return Amounts(RatingState.HELD, currency=self._rater.card.currency), {}
         rated = self.rate_lines(candidate, decision)
         amounts = Amounts(rated.state, rated.price_version, rated.cost_attos, rated.charge_attos, rated.currency)
         return amounts, {rated.version.version_id: rated.version.body} if rated.version else {}

@@ -28,7 +28,8 @@ def run_collector(config_path: Path | None, data_dir: Path | None, log_level: st
     from otelbill_collector.app import CannotStart, Sidecar
 
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "uvicorn", "stripe"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     config = require_config(config_path, data_dir)
     try:
         asyncio.run(Sidecar(config).serve(lambda: _announce(config)))

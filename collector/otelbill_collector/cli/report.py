@@ -26,7 +26,7 @@ from otelbill_collector.ledger.rollups import DIMENSIONS, UnknownDimension, Usag
 _NUMERIC = ("events", "input", "cache read", "cache write", "output", "cost", "charge", "unpriced", "held")
 
 
-class InstantType(click.ParamType):
+class InstantType(click.ParamType[int]):
     """A time or a date, as nanoseconds."""
 
     name = "time"

@@ -19,6 +19,7 @@ Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
 _REFERENCE = re.compile(r"\$?\$\{([^}]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DEPTH_MAX = 32
+_NODES_MAX = 500_000  # a few lines of nested anchors can stand for billions of values
 _SCALARS = (
     (re.compile(r"(?:null|Null|NULL|~)?"), "null"),
     (re.compile(r"(?:true|True|TRUE)"), "true"),
@@ -77,8 +78,11 @@ def parse_document(text: str, *, file: str | None, environ: Mapping[str, str]) -
 
 def _read_node(document: Document, node: yaml.Node, path: PathParts, environ: Mapping[str, str]) -> Plain:
     document.lines.setdefault(path, node.start_mark.line + 1)
-    if len(path) > _DEPTH_MAX:
-        document.add_problem(path[:4], "is nested too deeply", "look for an anchor that contains itself")
+    if len(path) > _DEPTH_MAX or len(document.lines) > _NODES_MAX:
+        if path[:1] not in document.complained:
+            document.add_problem(
+                path[:1], "is nested too deeply or too large", "look for anchors that repeat themselves"
+            )
         return None
     if isinstance(node, yaml.MappingNode):
         return _read_mapping(document, node, path, environ)

@@ -17,12 +17,11 @@ from otelbill_collector.config.file_model import (
     ConfigFile,
     ForwardSection,
     LimitsSection,
-    RateCardSection,
     Section,
     StripeSection,
 )
 from otelbill_collector.config.problems import ConfigError, ConfigProblem
-from otelbill_collector.config.rate_card import create_rate_card
+from otelbill_collector.config.rate_card import check_valid_entries, create_rate_card
 from otelbill_collector.config.values import Claims, Config, Customer, Forward, Limits, Listen, Stripe
 from otelbill_collector.domain.ratecard import AT_COST
 
@@ -114,8 +113,7 @@ def _check_valid_sections(document: Document, root: object) -> None:
         _check_limits(document, limits)
     if stripe := _find_section(StripeSection, root.get("stripe")):
         _create_stripe(document, stripe)
-    if card := _find_section(RateCardSection, root.get("rate_card")):
-        create_rate_card(document, card)
+    check_valid_entries(document, root.get("rate_card"))
 
 
 def _find_section(model: type[ValidSection], value: object) -> ValidSection | None:
