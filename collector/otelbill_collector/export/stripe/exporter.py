@@ -152,9 +152,10 @@ class StripeExporter:
 
     def _list_batch(self, now_nanos: int, *, ignore_due: bool) -> list[Intent]:
         """Heads of lanes that go to different Stripe lanes, and one probe for a scope that was stopped until now."""
-        due = deliveries.Due(
-            self._settings.account, self._settings.livemode, now_nanos, self._settings.batch_max, ignore_due
-        )
+        settings = self._settings
+        # About two seconds' worth at the present pace, so that a slowed account does not make a round endless.
+        limit = min(settings.batch_max, max(1, 2 * NANOS // self._pacer.interval_nanos))
+        due = deliveries.Due(settings.account, settings.livemode, now_nanos, limit, ignore_due)
         heads = self._store.read(lambda conn: deliveries.list_due(conn, due))
         stops = {(stop.scope, stop.name) for stop in self._store.read(deliveries.list_stops)}
         batch: dict[tuple[str, str | None], Intent] = {}
