@@ -4,11 +4,10 @@ Does not own the shapes (`shapes`) nor the frame (`frame`).
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, TypeVar, cast, overload
+from typing import Any, TypeVar, overload
 
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, get_current
@@ -119,10 +118,6 @@ class StepSpan:
 
 
 def _meter(function: F, step: str | None) -> F:
-    if inspect.isclass(function):
-        hint = "decorate its methods instead"
-        report(AttributionError("metered_class", "@metered was put on a class", hint=hint), place="metered")
-        return cast(F, function)
     name = _find_name(function) if step is None else step
     if not is_identifier(name):
         hint = "pass printable text of 1 to 128 characters, the same for every call"

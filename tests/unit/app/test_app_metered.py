@@ -454,6 +454,7 @@ def test_a_class_and_a_bad_step_are_reported_and_left_alone(caplog: pytest.LogCa
         pass
 
     assert otelbill.metered(Plain) is Plain
+    assert otelbill.customer("acme")(Plain) is Plain
     assert otelbill.metered(step="")(lambda: frame().step)() == "<lambda>"
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     config.use(Settings(strict=True))

@@ -149,6 +149,20 @@ def test_a_post_that_raises_keeps_the_spans_and_the_thread(make_shipper: MakeShi
     assert guard.list_faults() == {"shipper.round.RuntimeError": 1}
 
 
+def test_a_span_that_ends_inside_our_own_lock_does_not_hang_the_host(make_shipper: MakeShipper) -> None:
+    """The garbage collector may end a generator's span in the middle of our code, in the same thread."""
+    shipper = make_shipper(ScriptedPost())
+
+    def end_inside() -> None:
+        with shipper._lock:
+            _end_spans(shipper, 2)
+
+    thread = threading.Thread(target=end_inside, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 def test_unsampled_spans_are_not_sent(make_shipper: MakeShipper) -> None:
     """A span that the host samples out stays here; it is not taken."""
     shipper = make_shipper(ScriptedPost())
