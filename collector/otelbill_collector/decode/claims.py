@@ -55,7 +55,7 @@ def decide_group(
     candidates: Sequence[Candidate], now_nanos: int, policy: ClaimPolicy = _DEFAULT_POLICY
 ) -> list[Decision]:
     """One decision per candidate, in the order given. `now_nanos` settles which residuals are final."""
-    order = sorted(range(len(candidates)), key=lambda i: _canonical_key(candidates[i]))
+    order = _rank(candidates)
     ranked = _demote_sums([candidates[i] for i in order])
     decisions = _decide_ranked(ranked, now_nanos, policy)
     placed: list[Decision | None] = [None] * len(candidates)
@@ -64,8 +64,12 @@ def decide_group(
     return [decision for decision in placed if decision is not None]
 
 
-def _canonical_key(candidate: Candidate) -> tuple[object, ...]:
-    return (candidate.trace_id, candidate.span_id, -candidate.detail, repr(candidate))
+def _rank(candidates: Sequence[Candidate]) -> list[int]:
+    """Indexes in an order that depends on the candidates alone."""
+    ids = [(c.trace_id, c.span_id) for c in candidates]
+    if len(set(ids)) == len(ids):
+        return sorted(range(len(ids)), key=ids.__getitem__)
+    return sorted(range(len(ids)), key=lambda i: (*ids[i], -candidates[i].detail, repr(candidates[i])))
 
 
 def _demote_sums(candidates: list[Candidate]) -> list[Candidate]:

@@ -102,7 +102,7 @@ class Dialect:
     implies_call: bool = False
     stream_usage_in_log_span: bool = False
     own_response_ids: re.Pattern[str] | None = None
-    raw_prefix: str | None = None
+    mirror_prefix: str | None = None
     usage_objects: tuple[UsageObject, ...] = ()
     faults: tuple[Fault, ...] = ()
 

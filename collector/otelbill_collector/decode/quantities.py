@@ -57,11 +57,14 @@ class Counts:
 
     def count_known(self) -> int:
         """How many facts are known: the measure of detail between two layers."""
-        return sum(getattr(self, f.name) is not None for f in fields(self)[:12]) + len(self.units)
+        return sum(getattr(self, name) is not None for name in _FACTS) + len(self.units)
 
     def has_usage(self) -> bool:
         """True when the emitter reported at least one main count above zero, or another unit."""
         return bool(self.input or self.output or self.cache_read or self.cache_write or self.units)
+
+
+_FACTS = tuple(f.name for f in fields(Counts) if f.default is None)
 
 
 @dataclass(frozen=True, slots=True)
