@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from otelbill_collector.decode.dialects import Dialect
-from otelbill_collector.decode.privacy import clean_scope
+from otelbill_collector.decode.privacy import clean_id, clean_scope
 from otelbill_collector.decode.reasons import Reason
 from otelbill_collector.decode.spans import STATUS_ERROR, SpanView
 from otelbill_collector.domain.usage import Candidate, Problem, Quantity, Role, UsageSource
@@ -77,5 +77,11 @@ def finish_draft(draft: Draft, span: SpanView) -> Candidate:
         quantities=draft.quantities,
         problem=draft.problem,
         emitter=clean_scope(span.scope_name),
+        service=_find_service(span),
         traits=draft.traits,
     )
+
+
+def _find_service(span: SpanView) -> str | None:
+    name = span.resource.get("service.name")
+    return None if isinstance(name, str) and name.startswith("unknown_service") else clean_id(name)

@@ -9,6 +9,9 @@ from otelbill_collector.decode.dialects import Plan
 from otelbill_collector.decode.privacy import clean_id, clean_name, clean_word
 from otelbill_collector.decode.spans import STATUS_ERROR, SpanView
 from otelbill_collector.decode.vocabulary import Operation, find_provider, load_vocabulary
+from otelbill_collector.domain.usage import Role
+
+_FREE = Operation(Role.LINK, "count_tokens", free=True)
 
 
 @dataclass(slots=True)
@@ -77,6 +80,8 @@ def _find_name(span: SpanView, keys: tuple[str, ...]) -> str | None:
 
 def _find_operation(span: SpanView, plan: Plan) -> tuple[Operation | None, bool]:
     given = False
+    if load_vocabulary().free_names.fullmatch(span.name):
+        return _FREE, True
     for key in plan.operation_keys:
         value = span.attributes.get(key)
         if isinstance(value, str) and value:
@@ -89,6 +94,8 @@ def _find_operation(span: SpanView, plan: Plan) -> tuple[Operation | None, bool]
 
 def _has_failed(span: SpanView, plan: Plan) -> bool:
     if span.status_code == STATUS_ERROR or span.attributes.get("error.type"):
+        return True
+    if any(span.attributes.get(key) == mark for key, mark in plan.failure_marks):
         return True
     for key in plan.status_codes:
         code = span.attributes.get(key)

@@ -123,7 +123,7 @@ def split_counts(counts: Counts) -> Split:
     write = max(counts.cache_write or 0, (counts.cache_write_5m or 0) + (counts.cache_write_1h or 0))
     cached = read + write
     given = counts.input or 0
-    includes = counts.includes_cache if counts.includes_cache is not None else cached <= given
+    includes = counts.includes_cache if counts.includes_cache is not None else _seems_to_include(counts, cached)
     uncached = given - cached if includes else given
     output, reasoning = counts.output or 0, counts.reasoning or 0
     if not counts.output_includes_reasoning:
@@ -147,6 +147,12 @@ def split_counts(counts: Counts) -> Split:
     return Split(
         {unit: amount for unit, amount in quantities.items() if amount or unit in (INPUT_TOKENS, OUTPUT_TOKENS)}
     )
+
+
+def _seems_to_include(counts: Counts, cached: int) -> bool:
+    """The sizes decide where no dialect does: cache above input, or a total that adds the cache, means it is apart."""
+    given = counts.input or 0
+    return cached <= given and (cached == 0 or counts.total != given + cached + (counts.output or 0))
 
 
 def _find_conflict(counts: Counts, *, uncached: int, output: int, reasoning: int) -> str | None:

@@ -89,7 +89,7 @@ def _finish_call(draft: Draft, span: SpanView, plan: Plan, facts: Facts, reading
 
 
 def _list_call_traits(dialect: Dialect) -> tuple[str, ...]:
-    return tuple(name for name, held in (("twin", dialect.twin), ("last_call_only", dialect.last_call_only)) if held)
+    return tuple(name for name in ("twin", "traces_apart", "last_call_only") if getattr(dialect, name))
 
 
 def _finish_aggregate(draft: Draft, plan: Plan, reading: Reading) -> None:
