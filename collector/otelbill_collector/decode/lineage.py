@@ -61,6 +61,8 @@ class Lineage:
         found: list[int] = []
         for above in self.list_ancestors(index):
             candidate = self._candidates[above]
+            if candidate.problem is not None:
+                continue
             if candidate.role is Role.CALL:
                 found.append(above)
             elif candidate.reason != Reason.DUPLICATE_DESCRIPTION:
