@@ -1,26 +1,33 @@
-"""A span as the rules see it. Owns the view's fields; does not own how they were encoded."""
+"""One span as the selection rules see it: names, times, and attributes that are decoded only when somebody asks.
+
+Owns the read-only view. Does not own the wire format, nor what any attribute means.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Value = bool | int | float | str | tuple["Value", ...] | None
+
+STATUS_ERROR = 2
+STATUS_OK = 1
 
 
 @dataclass(frozen=True, slots=True)
 class EventView:
-    """One span event: its name and its (lazily decoded) attributes."""
+    """A span event. Its attributes may hold prompt content and are read by name only."""
 
     name: str
-    attributes: Mapping[str, Value]
+    attributes: Mapping[str, Value] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SpanView:
-    """One span. Ids are raw bytes, times nanoseconds UTC, `kind` and `status_code` the OTLP enum numbers.
+    """A span with its scope and resource. Ids are raw bytes (16 and 8), times nanoseconds since the epoch, UTC.
 
-    `attributes` decodes a value when it is asked for; asking only for what a rule needs keeps prompt content encoded.
+    `attributes` and `resource` may be lazy: membership, `get` and iteration over the names are cheap, asking for all
+    values is not.
     """
 
     trace_id: bytes

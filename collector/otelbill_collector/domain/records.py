@@ -91,6 +91,20 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
+class Rejection:
+    """A request that can never be accepted. The sender is told why; nothing of it is stored."""
+
+    reason: str
+
+
+class Refused(Exception):
+    """Not taken now; the sender should retry. The message says why."""
+
+
+Answer = Receipt | Rejection
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A span that no rule can process: kept whole in its allow-listed form, with the reason, replayable."""
 

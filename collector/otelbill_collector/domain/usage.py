@@ -101,6 +101,8 @@ class Candidate:
     caveats: tuple[str, ...] = ()
     quantities: Quantities = field(default_factory=dict)
     problem: Problem | None = None
+    emitter: str = ""  # instrumentation scope: two spans of one emitter are two calls, of two emitters may be one
+    traits: tuple[str, ...] = ()  # properties of the dialect that the group's decision needs (see decode.claims)
 
 
 @dataclass(frozen=True, slots=True)

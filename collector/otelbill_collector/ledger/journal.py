@@ -78,7 +78,7 @@ def list_tables(
     if ended_to is not None:
         clauses.append("ended_min < ?")
         values.append(ended_to)
-    query = f"SELECT segment_id, body FROM segment WHERE {' AND '.join(clauses)} ORDER BY segment_id"  # noqa: S608 fixed texts
+    query = f"SELECT segment_id, body FROM segment WHERE {' AND '.join(clauses)} ORDER BY segment_id"
     for segment_id, body in connection.execute(query, values):
         yield segment_id, decode_table(body)
 

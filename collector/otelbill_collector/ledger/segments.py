@@ -7,7 +7,7 @@ because a segment repeats few customers, steps and models.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -174,13 +174,13 @@ def _build_amounts(row: Row) -> Amounts:
     return Amounts(
         state=RatingState(row["rating"]),
         price_version=row["price_version"],
-        cost_attos=_to_attos(row["cost"]),
-        charge_attos=_to_attos(row["charge"]),
+        cost_attos=to_attos(row["cost"]),
+        charge_attos=to_attos(row["charge"]),
         currency=row["currency"],
     )
 
 
-def read_quantities(row: Row) -> dict[str, Quantity]:
+def read_quantities(row: Mapping[str, Any]) -> dict[str, Quantity]:
     """Billed quantities of a row: the standard units' columns and the others."""
     quantities: dict[str, Quantity] = {unit: row[unit] for unit in STANDARD_UNITS if row[unit] is not None}
     if row["other_quantities"] is not None:
@@ -199,10 +199,12 @@ def parse_quantities(text: str) -> dict[str, Quantity]:
 
 
 def format_quantity(value: Quantity) -> str:
+    """Decimal text of a quantity, without exponent."""
     return str(value) if isinstance(value, int) else format(value, "f")
 
 
 def parse_quantity(text: str) -> Quantity:
+    """The quantity of such a text; an integer where it has no fraction."""
     return Decimal(text) if "." in text else int(text)
 
 
@@ -215,7 +217,8 @@ def _to_decimal(attos: int | None) -> Decimal | None:
     return None if attos is None else EXACT.scaleb(Decimal(attos), -18)
 
 
-def _to_attos(amount: Decimal | None) -> int | None:
+def to_attos(amount: Decimal | None) -> int | None:
+    """Attos of an amount column's value."""
     return None if amount is None else int(EXACT.scaleb(amount, 18))
 
 
@@ -228,8 +231,3 @@ def add_quantities(total: dict[str, Quantity], quantities: Mapping[str, Quantity
             total[unit] = before + signed
         else:
             total[unit] = EXACT.add(Decimal(before), Decimal(signed))
-
-
-def sum_attos(amounts: Iterable[int | None]) -> int:
-    """Sum of the known amounts."""
-    return sum(amount for amount in amounts if amount is not None)

@@ -17,8 +17,10 @@ from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import Amounts, UsageRecord, digest_candidate, identify_candidate
 from otelbill_collector.domain.usage import Candidate, Decision
 from otelbill_collector.ledger.groups import GroupIndex, Member
+from otelbill_collector.ledger.instructions import Instruction
 from otelbill_collector.ledger.journal import Due, Placed, append_segment, save_due, save_price_versions, take_due
 
+KeysOf = Callable[[Candidate], tuple[bytes, ...]]
 Decide = Callable[[Sequence[Candidate], int], Sequence[Decision]]
 Rate = Callable[[Candidate, Decision], tuple[Amounts, Mapping[str, str]]]
 _DUE_BATCH = 2_000
@@ -34,21 +36,12 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The pure functions that booking applies: claim keys, claim decisions, rating, operators' assignments."""
+    """What booking applies: the pure functions for claim keys, decisions and rating; operators' latest instructions."""
 
-    claim_keys: Callable[[Candidate], tuple[bytes, ...]]
+    claim_keys: KeysOf
     decide: Decide
     rate: Rate
-    assigned: Mapping[str, Assignment]
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """An operator's instruction: this event belongs to that customer."""
-
-    customer_id: str
-    operator: str
-    reason: str
+    instructions: Mapping[str, Instruction]  # by event id
 
 
 @dataclass(slots=True)
@@ -60,7 +53,7 @@ class Booking:
     records: list[UsageRecord] = field(default_factory=list)
 
 
-def collect_keys(candidate: Candidate, rules_keys: Callable[[Candidate], tuple[bytes, ...]]) -> tuple[bytes, ...]:
+def collect_keys(candidate: Candidate, rules_keys: KeysOf) -> tuple[bytes, ...]:
     """Claim keys of a candidate, and the key of its explicit event id: two spans may carry one event."""
     keys = rules_keys(candidate)
     if candidate.explicit_event_id:
@@ -170,11 +163,11 @@ def _book_difference(
     member: Member, decision: Decision, rules: Rules, price_bodies: dict[str, str]
 ) -> Iterable[Placed]:
     """What must be appended so that `decision` is in force: nothing, a first booking, or a reversal and a revision."""
-    assignment = rules.assigned.get(member.event_id)
+    instruction = rules.instructions.get(member.event_id)
     note = None
-    if assignment is not None:
-        decision = replace(decision, customer_id=assignment.customer_id)
-        note = f"customer assigned by {assignment.operator}: {assignment.reason}"
+    if instruction is not None:
+        decision = replace(decision, customer_id=instruction.customer_id)
+        note = f"customer assigned by {instruction.operator}: {instruction.reason}"
     before = member.booked
     if before is not None and before.decision == decision:
         return
