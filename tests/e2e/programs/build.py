@@ -92,7 +92,9 @@ def _lock(folder: Path) -> Iterator[None]:
 def _run(arguments: list[str], *, cwd: Path, env: dict[str, str] | None = None) -> str:
     done = subprocess.run(arguments, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True)
     if done.returncode != 0:
-        raise ProgramMissing(f"{' '.join(arguments)} failed with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
+        raise ProgramMissing(
+            f"{' '.join(arguments)} failed with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}"
+        )
     return done.stdout
 
 
@@ -130,7 +132,15 @@ def _build_jaeger(folder: Path) -> None:
 def _build_phoenix(folder: Path) -> None:
     """In an environment of its own: its requirements are none of this project's."""
     _run([sys.executable, "-m", "venv", str(folder)], cwd=folder)
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
+    pip = [
+        str(folder / "bin" / "python"),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-input",
+        "--disable-pip-version-check",
+    ]
     _run([*pip, "--require-hashes", "-r", str(HERE / "phoenix.txt")], cwd=folder)
 
 
@@ -151,7 +161,11 @@ def _require_debian(name: str) -> Path:
         with _lock(find_cache() / "apt"):
             quiet = {"DEBIAN_FRONTEND": "noninteractive"}
             _run(["apt-get", "update", "-qq"], cwd=HERE, env=quiet)
-            _run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", DEBIAN_PACKAGES[name]], cwd=HERE, env=quiet)
+            _run(
+                ["apt-get", "install", "-y", "-qq", "--no-install-recommends", DEBIAN_PACKAGES[name]],
+                cwd=HERE,
+                env=quiet,
+            )
         found = shutil.which(name)
     if found is None:
         raise ProgramMissing(f"{name} is not on PATH: install Debian's package {DEBIAN_PACKAGES[name]}")
