@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from app_sink import REPOSITORY, open_sink, run_app
+from tests.contract.app_sink import REPOSITORY, open_sink, run_app
 
 START = "from opentelemetry.instrumentation.auto_instrumentation import run; run()"
 
