@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.contract.app_sink import Sink, open_sink, run_app
 
 APP = """

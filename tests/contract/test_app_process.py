@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+
 from tests.contract.app_sink import open_sink, run_app
 
 WORK = """
