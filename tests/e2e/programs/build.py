@@ -41,11 +41,12 @@ class Recipe:
     executable: str
     tool: str
     build: Callable[[Path], None]
+    salt: str = "1"  # raised when the commands change and the pins do not
 
     def digest(self) -> str:
         """Changes whenever a pin does, so that a cached build is never a stale one."""
-        found = hashlib.sha256(f"{self.name} {sys.version_info[:2]}".encode())
-        for pin in (*self.pins, Path(__file__)):
+        found = hashlib.sha256(f"{self.name} {self.salt}".encode())
+        for pin in sorted(self.pins):
             found.update(pin.read_bytes())
         return found.hexdigest()[:16]
 
@@ -92,7 +93,9 @@ def _lock(folder: Path) -> Iterator[None]:
 def _run(arguments: list[str], *, cwd: Path, env: dict[str, str] | None = None) -> str:
     done = subprocess.run(arguments, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True)
     if done.returncode != 0:
-        raise ProgramMissing(f"{' '.join(arguments)} failed with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
+        raise ProgramMissing(
+            f"{' '.join(arguments)} failed with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}"
+        )
     return done.stdout
 
 
@@ -130,7 +133,15 @@ def _build_jaeger(folder: Path) -> None:
 def _build_phoenix(folder: Path) -> None:
     """In an environment of its own: its requirements are none of this project's."""
     _run([sys.executable, "-m", "venv", str(folder)], cwd=folder)
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
+    pip = [
+        str(folder / "bin" / "python"),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-input",
+        "--disable-pip-version-check",
+    ]
     _run([*pip, "--require-hashes", "-r", str(HERE / "phoenix.txt")], cwd=folder)
 
 
@@ -139,7 +150,9 @@ RECIPES = {
     for recipe in (
         Recipe("otelcol", tuple((HERE / "otelcol").iterdir()), "otelcol", "go", _build_otelcol),
         Recipe("jaeger", tuple((HERE / "jaeger").iterdir()), "jaeger", "go", _build_jaeger),
-        Recipe("phoenix", (HERE / "phoenix.txt",), "bin/phoenix", "python3", _build_phoenix),
+        Recipe(
+            "phoenix", (HERE / "phoenix.txt",), "bin/phoenix", "python3", _build_phoenix, f"1 {sys.version_info[:2]}"
+        ),
     )
 }
 
@@ -151,7 +164,11 @@ def _require_debian(name: str) -> Path:
         with _lock(find_cache() / "apt"):
             quiet = {"DEBIAN_FRONTEND": "noninteractive"}
             _run(["apt-get", "update", "-qq"], cwd=HERE, env=quiet)
-            _run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", DEBIAN_PACKAGES[name]], cwd=HERE, env=quiet)
+            _run(
+                ["apt-get", "install", "-y", "-qq", "--no-install-recommends", DEBIAN_PACKAGES[name]],
+                cwd=HERE,
+                env=quiet,
+            )
         found = shutil.which(name)
     if found is None:
         raise ProgramMissing(f"{name} is not on PATH: install Debian's package {DEBIAN_PACKAGES[name]}")
