@@ -90,3 +90,13 @@ def test_replacing_the_lost_ones_makes_the_hour_whole(drawn: list[tuple[int, Int
     row = judge(hour, stripe, 25 * HOUR_NANOS)
     if row.verdict in (Verdict.EQUAL, Verdict.PENDING):
         assert stripe + sum(intent.value for intent in row.lost) == sum(intent.value for intent in hour.intents)
+
+
+def test_nothing_is_guessed_where_two_explanations_fit() -> None:
+    """Stripe has 3 of the values 1, 2 and 3: that may be one or two of them, so none is confirmed and none sent anew."""
+    unknown = IntentState.UNKNOWN
+    hour, stripe = build_hour([(1, unknown, False), (2, unknown, False), (3, unknown, True)], 0)
+    row = judge(hour, stripe, 25 * HOUR_NANOS)
+    assert (row.confirmed, row.lost) == ((), ())
+    assert row.verdict is not Verdict.EQUAL
+    assert "ob1." in row.remedy

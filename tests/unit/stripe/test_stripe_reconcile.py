@@ -74,6 +74,15 @@ def test_a_value_nobody_here_sent_is_over(world: World, stripe: MemoryStripe) ->
     assert not result.equal
 
 
+def test_a_value_counted_twice_is_named(world: World, stripe: MemoryStripe) -> None:
+    """A surplus of exactly one of our values points at that event."""
+    send_hour(world)
+    stripe.counted.append(stripe.counted[0])
+    (row,) = [row for row in world.reconciler().reconcile(NOON + HOUR_NANOS).rows if row.verdict is Verdict.OVER]
+    assert stripe.counted[0].identifier in row.remedy
+    assert "twice" in row.remedy
+
+
 def test_a_surplus_in_an_hour_without_usage_is_seen(world: World, stripe: MemoryStripe) -> None:
     """Hours the ledger knows nothing of are compared as well, for customers with traffic."""
     send_hour(world)
