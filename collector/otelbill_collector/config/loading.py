@@ -24,6 +24,7 @@ from otelbill_collector.config.problems import ConfigError, ConfigProblem
 from otelbill_collector.config.rate_card import check_valid_entries, create_rate_card
 from otelbill_collector.config.values import Claims, Config, Customer, Forward, Limits, Listen, Stripe
 from otelbill_collector.domain.ratecard import AT_COST
+from otelbill_collector.domain.windows import require_window_length
 
 ValidSection = TypeVar("ValidSection", bound=Section)
 
@@ -39,6 +40,8 @@ def load_config(
     Overrides win over the environment, the environment over the file. Raises ConfigError with all problems.
     """
     document = _load_document(path, environ)
+    if document.root is None:
+        document.root = {}  # a file of comments
     if environ.get(DATA_DIR_VARIABLE):
         _override(document, "data_dir", environ[DATA_DIR_VARIABLE])
     for name, value in (overrides or {}).items():
@@ -74,15 +77,17 @@ def _override(document: Document, name: str, value: str | int) -> None:
     target = document.root
     for section in sections:
         if not isinstance(target, dict):
-            return
-        target = target.setdefault(section, {})
+            return  # a complaint about what the file has there follows
+        if target.get(section) is None:
+            target[section] = {}
+        target = target[section]
     if isinstance(target, dict):
         target[last] = value
 
 
 def _create_config(document: Document, path: Path | None) -> Config | None:
     """The configuration, or None after noting what is wrong; sections that are valid are checked to the end."""
-    root = _drop_empty(document.root if document.root is not None else {})
+    root = _drop_empty(document.root)
     try:
         file = ConfigFile.model_validate(root)
     except ValidationError as error:
@@ -150,10 +155,11 @@ def _create_stripe(document: Document, section: StripeSection) -> Stripe:
         document.add_problem(("stripe", "meters"), "is missing in mode units", "name the Stripe meter of each unit")
     if section.mode == "money" and section.meters:
         document.add_problem(("stripe", "meters"), "has no effect in mode money", "set mode: units, or remove it")
-    if section.window <= 0 or 86_400 * 10**9 % section.window:
-        document.add_problem(
-            ("stripe", "window"), "does not divide a day", 'choose one that does, such as "5m" or "1h"'
-        )
+    try:
+        require_window_length(section.window)
+    except ValueError:
+        message = "is not between 1 minute and 1 hour, or does not divide the hour"
+        document.add_problem(("stripe", "window"), message, 'choose one such as "5m" or "1h"')
     return Stripe(
         api_key=section.api_key.get_secret_value(),
         api_base=section.api_base,

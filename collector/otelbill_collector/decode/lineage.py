@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from otelbill_collector.decode.reasons import Reason
 from otelbill_collector.domain.usage import Candidate, Role
-
-_STRUCTURE_ROLES = frozenset({Role.LINK, Role.AGGREGATE, Role.TOOL, Role.EXPLICIT})
 
 
 class Lineage:
@@ -61,9 +60,13 @@ class Lineage:
         """Calls above this call with nothing but calls between: they may describe the same provider call."""
         found: list[int] = []
         for above in self.list_ancestors(index):
-            if self._candidates[above].role is not Role.CALL:
+            candidate = self._candidates[above]
+            if candidate.problem is not None:
+                continue
+            if candidate.role is Role.CALL:
+                found.append(above)
+            elif candidate.reason != Reason.DUPLICATE_DESCRIPTION:
                 break
-            found.append(above)
         return found
 
     def are_nested(self, one: int, other: int) -> bool:

@@ -57,11 +57,14 @@ class Counts:
 
     def count_known(self) -> int:
         """How many facts are known: the measure of detail between two layers."""
-        return sum(getattr(self, f.name) is not None for f in fields(self)[:12]) + len(self.units)
+        return sum(getattr(self, name) is not None for name in _FACTS) + len(self.units)
 
     def has_usage(self) -> bool:
         """True when the emitter reported at least one main count above zero, or another unit."""
         return bool(self.input or self.output or self.cache_read or self.cache_write or self.units)
+
+
+_FACTS = tuple(f.name for f in fields(Counts) if f.default is None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,7 @@ def split_counts(counts: Counts) -> Split:
     write = max(counts.cache_write or 0, (counts.cache_write_5m or 0) + (counts.cache_write_1h or 0))
     cached = read + write
     given = counts.input or 0
-    includes = counts.includes_cache if counts.includes_cache is not None else cached <= given
+    includes = counts.includes_cache if counts.includes_cache is not None else _seems_to_include(counts, cached)
     uncached = given - cached if includes else given
     output, reasoning = counts.output or 0, counts.reasoning or 0
     if not counts.output_includes_reasoning:
@@ -144,6 +147,12 @@ def split_counts(counts: Counts) -> Split:
     return Split(
         {unit: amount for unit, amount in quantities.items() if amount or unit in (INPUT_TOKENS, OUTPUT_TOKENS)}
     )
+
+
+def _seems_to_include(counts: Counts, cached: int) -> bool:
+    """The sizes decide where no dialect does: cache above input, or a total that adds the cache, means it is apart."""
+    given = counts.input or 0
+    return cached <= given and (cached == 0 or counts.total != given + cached + (counts.output or 0))
 
 
 def _find_conflict(counts: Counts, *, uncached: int, output: int, reasoning: int) -> str | None:
