@@ -93,7 +93,7 @@ def test_replacing_the_lost_ones_makes_the_hour_whole(drawn: list[tuple[int, Int
 
 
 def test_nothing_is_guessed_where_two_explanations_fit() -> None:
-    """Stripe has 3 of the values 1, 2 and 3: that may be one or two of them, so none is confirmed and none sent anew."""
+    """Stripe has 3 of the values 1, 2 and 3, which may be one or two of them: none is confirmed, none sent anew."""
     unknown = IntentState.UNKNOWN
     hour, stripe = build_hour([(1, unknown, False), (2, unknown, False), (3, unknown, True)], 0)
     row = judge(hour, stripe, 25 * HOUR_NANOS)

@@ -152,7 +152,7 @@ RULES: tuple[Rule, ...] = (
         Outcome.UNKNOWN_CUSTOMER,
         _status(400, 404),
         '400 or 404 "No such customer", or code `meter_event_customer_not_found`',
-        "the lane stops, its intents wait; correct `stripe.customers` and restart",
+        "the lane stops, its intents wait; correct `customers.*.stripe` and restart",
         codes=frozenset({"meter_event_customer_not_found"}),
         fragments=("no such customer",),
     ),

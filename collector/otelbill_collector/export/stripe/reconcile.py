@@ -120,7 +120,7 @@ class StripeReconciler:
         def require_hour(meter: str, customer_id: str, stripe_id: str | None, second: int) -> Hour | None:
             if stripe_id is None:
                 differences.add(
-                    f"{meter} of {customer_id}: blocked, no Stripe customer; add {customer_id!r} to stripe.customers"
+                    f"{meter} of {customer_id}: blocked, no Stripe customer; set customers.{customer_id}.stripe"
                 )
                 return None
             lane = (meter, stripe_id)
