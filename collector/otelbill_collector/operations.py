@@ -116,6 +116,11 @@ class Operations:
         self.fold()
         return render_reconciliation(desk.reconciler.reconcile(self._clock(), since_nanos=since_nanos))
 
+    def reissue_intent(self, identifier: str) -> Json:
+        """Send a refused intent again as a new revision, if Stripe's sum shows that it is missing."""
+        desk = self._require_desk()
+        return {"identifier": desk.reconciler.reissue(identifier, self._clock())}
+
     def plan_stripe(self) -> Json:
         """What `apply_stripe` would create."""
         desk = self._require_desk()
