@@ -20,6 +20,7 @@ from otelbill_collector.export.stripe.reconcile import StripeReconciler
 from otelbill_collector.export.stripe.settings import StripeSettings
 from otelbill_collector.ledger import outbox, outbox_views
 from otelbill_collector.ledger.sqlite import SqliteStore
+from otelbill_collector.testing.stripe_server import StripeServer
 
 NOON = parse_instant("2026-11-21T12:00:00Z")
 MINUTE = 60 * NANOS
@@ -169,7 +170,9 @@ class World:
         stripe: StripeSink,
         settings: StripeSettings | None = None,
         books: StripeBooks | None = None,
+        server: StripeServer | None = None,
     ) -> None:
+        self.server = server
         self.folder = folder
         self.stripe = stripe
         self.books = books or stripe
@@ -207,6 +210,8 @@ class World:
         self.now += nanos
         if isinstance(self.stripe, MemoryStripe):
             self.stripe.now_nanos = self.now
+        if self.server is not None:
+            self.server.clock.set(self.now // NANOS)
 
     def reconciler(self) -> StripeReconciler:
         return StripeReconciler(self.store, self.books, self.settings, make_pacer())  # type: ignore[arg-type]

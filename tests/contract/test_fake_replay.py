@@ -142,7 +142,10 @@ def test_anthropic_recordings_replay(shared_data: Path) -> None:
         ("openai/responses_stream_reasoning", {"input_tokens": 53, "output_tokens": 469, "reasoning_tokens": 448}),
         ("openai/embeddings_batch", {"input_tokens": 24}),
         ("anthropic/messages_stream", {"input_tokens": 17, "output_tokens": 171}),
-        ("anthropic/cache_write_then_read", {"input_tokens": 4, "cache_read_tokens": 1163, "output_tokens": 202}),
+        (
+            "anthropic/cache_write_then_read_stream",
+            {"input_tokens": 4, "cache_read_tokens": 1165, "output_tokens": 221},
+        ),
         (
             "anthropic/cache_write_1h_derived",
             {

@@ -11,6 +11,7 @@ import pytest
 
 from otelbill_collector.domain.instants import HOUR_NANOS, NANOS
 from otelbill_collector.domain.money import ATTOS_PER_UNIT, parse_attos
+from otelbill_collector.ledger import outbox_views
 from tests.stripe_world import CUSTOMERS, MINUTE, Killed, MemoryStripe, World
 
 FAULTS = (
@@ -53,6 +54,14 @@ def take_step(world: World, rng: random.Random, booked: dict[str, int]) -> None:
             world.restart()
 
 
+def audit_books(world: World) -> None:
+    """Running sums and counts must be what the rows say."""
+    status = world.status()
+    assert list(status.lanes) == world.store.read(outbox_views.recompute_lane_sums)
+    states = [intent.state for intent in world.intents()]
+    assert {state: states.count(state) for state in status.counts} == status.counts
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_whatever_happens_stripe_ends_with_the_ledgers_sum(tmp_path: Path, seed: int) -> None:
     """After any sequence of faults and kills, once Stripe is well again, both books agree to the last micro-dollar."""
@@ -75,4 +84,5 @@ def test_whatever_happens_stripe_ends_with_the_ledgers_sum(tmp_path: Path, seed:
         assert stripe.total(CUSTOMERS[customer]) == Fraction(attos, ATTOS_PER_UNIT) * 10**6 // 1
     assert world.reconciler().reconcile(world.now).equal
     assert stripe.overlaps == 0
+    audit_books(world)
     world.close()

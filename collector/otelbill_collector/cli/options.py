@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from otelbill_collector.config import Config, load_config
+from otelbill_collector.config import Config
+from otelbill_collector.config.process import load_process_config
 from otelbill_collector.ledger.sqlite import LedgerUnavailable, SqliteStore
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -43,7 +43,7 @@ def require_config(config_path: Path | None, data_dir: Path | None) -> Config:
     if config_path is None and _DEFAULT_CONFIG.is_file():
         config_path = _DEFAULT_CONFIG
     overrides = {} if data_dir is None else {"data_dir": str(data_dir)}
-    return load_config(config_path, os.environ, overrides)
+    return load_process_config(config_path, overrides)
 
 
 def read_ledger(config: Config, work: Callable[[Any], T]) -> T:

@@ -18,8 +18,8 @@ def redact_span(span: SpanView) -> bytes:
     for key in sorted(span.resource):
         _add(resource_spans.resource.attributes, key, filter_resource(key, span.resource.get(key)))
     scope_spans = resource_spans.scope_spans.add()
-    scope_spans.scope.name = filter_text(span.scope_name) or ""
-    scope_spans.scope.version = filter_text(span.scope_version) or ""
+    scope_spans.scope.name = filter_text(span.scope_name, 128) or ""
+    scope_spans.scope.version = filter_text(span.scope_version, 128) or ""
     out = scope_spans.spans.add(
         trace_id=span.trace_id,
         span_id=span.span_id,

@@ -10,7 +10,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Generic, TypeVar
 
 from otelbill_collector.domain.ids import digest_parts
@@ -23,6 +23,7 @@ PRICE_DECIMALS_MAX = 12  # per unit; x 6 decimals of a quantity or of a markup i
 PER_MAX = 10**12
 _PRICE_MAX = 10**9
 _STEP: int = 10 ** (ATTOS_DIGITS - PRICE_DECIMALS_MAX)
+_DIVISION = Context(prec=60)  # far past the 12th decimal, where the quotient is rounded
 
 Json = None | bool | int | str | list["Json"] | dict[str, "Json"]
 
@@ -172,5 +173,5 @@ def round_unit_price(price: Decimal, per: int) -> int:
 
     Published prices end before that; what is cut is noise of a binary fraction in the price data (0.18000000000000002).
     """
-    steps = Decimal(10**PRICE_DECIMALS_MAX) * price / per
+    steps = _DIVISION.divide(EXACT.multiply(Decimal(10**PRICE_DECIMALS_MAX), price), Decimal(per))
     return _STEP * int(steps.to_integral_value(rounding=ROUND_HALF_EVEN))

@@ -74,7 +74,7 @@ def require_window_length(length_nanos: int) -> int:
     """The length, if it is whole seconds, between 1 minute and 1 hour, and divides the hour. Raises ValueError."""
     if not WINDOW_MIN_NANOS <= length_nanos <= WINDOW_MAX_NANOS or length_nanos % NANOS or HOUR_NANOS % length_nanos:
         raise ValueError(
-            f"window length {length_nanos / NANOS:g} s must divide the hour and lie between 60 s and 3600 s, "
+            f"window length {length_nanos // NANOS} s must divide the hour and lie between 60 s and 3600 s, "
             "because hourly sums are what Stripe lets us compare"
         )
     return length_nanos

@@ -148,15 +148,20 @@ def settle(conn: sqlite3.Connection, settlement: Settlement) -> None:
 
 def confirm(conn: sqlite3.Connection, intent_ids: Iterable[int]) -> int:
     """Record that Stripe's sums hold these intents; one that is being sent just now is left to its answer."""
-    confirmed = 0
+    values: dict[int, list[int]] = {}
     for intent_id in intent_ids:
-        changed = conn.execute(
+        row = conn.execute(
             "UPDATE stripe_intent SET state = 'confirmed'"
-            " WHERE intent_id = ? AND state NOT IN ('confirmed', 'dead', 'sending')",
+            " WHERE intent_id = ? AND state NOT IN ('confirmed', 'dead', 'sending') RETURNING lane_id, value",
             (intent_id,),
-        )
-        confirmed += changed.rowcount
-    return confirmed
+        ).fetchone()
+        if row is not None:
+            values.setdefault(int(row[0]), []).append(int(row[1]))
+    for lane_id, confirmed in values.items():
+        (before,) = conn.execute("SELECT confirmed FROM stripe_lane WHERE lane_id = ?", (lane_id,)).fetchone()
+        total = str(int(before) + sum(confirmed))
+        conn.execute("UPDATE stripe_lane SET confirmed = ? WHERE lane_id = ?", (total, lane_id))
+    return sum(len(confirmed) for confirmed in values.values())
 
 
 def put_stop(conn: sqlite3.Connection, stop: Stop) -> None:

@@ -55,8 +55,14 @@ def accumulate(conn: sqlite3.Connection, deltas: Iterable[MeterDelta], window_na
         amount, last = sums.get(key, (0, delta.event_nanos))
         sums[key] = (amount + delta.amount, max(last, delta.event_nanos))
     lanes = {key: _require_lane(conn, key, quantum) for key, quantum in quanta.items()}
+    booked = dict.fromkeys(lanes.values(), 0)
     for (meter, customer_id, start), (amount, last) in sums.items():
-        _add_to_window(conn, lanes[meter, customer_id], start, window_nanos, amount, last)
+        lane_id = lanes[meter, customer_id]
+        booked[lane_id] += amount
+        _add_to_window(conn, lane_id, start, window_nanos, amount, last)
+    for lane_id, amount in booked.items():
+        (before,) = conn.execute("SELECT booked FROM stripe_lane WHERE lane_id = ?", (lane_id,)).fetchone()
+        conn.execute("UPDATE stripe_lane SET booked = ? WHERE lane_id = ?", (str(int(before) + amount), lane_id))
 
 
 def _require_quantum(lane_key: tuple[str, str], known: int, given: int) -> None:
@@ -135,22 +141,24 @@ def close_windows(conn: sqlite3.Connection, closing: Closing) -> tuple[int, int]
 
 
 def _close_lane(conn: sqlite3.Connection, closing: Closing, lane_id: int, windows: Iterator[_WindowRow]) -> int:
-    meter, customer_id, quantum_text, carry_text = conn.execute(
-        "SELECT meter, customer_id, quantum, carry FROM stripe_lane WHERE lane_id = ?", (lane_id,)
+    meter, customer_id, quantum_text, carry_text, settled_text = conn.execute(
+        "SELECT meter, customer_id, quantum, carry, settled FROM stripe_lane WHERE lane_id = ?", (lane_id,)
     ).fetchone()
-    quantum, carry, made = int(quantum_text), int(carry_text), 0
+    quantum, carry, lane_settled, made = int(quantum_text), int(carry_text), int(settled_text), 0
     for _, start, length, total, settled, last_event in windows:
         amount = int(total) - int(settled)
         value, carry_after = quantise(amount, carry=carry, quantum=quantum)
         draft = _Draft(lane_id, meter, customer_id, start, length, amount, carry, carry_after, value, last_event)
         made += _insert_parts(conn, closing, draft, quantum)
-        carry = carry_after
+        carry, lane_settled = carry_after, lane_settled + amount
         conn.execute(
             "UPDATE stripe_window SET settled = amount, dirty = 0, closed_nanos = ?"
             " WHERE lane_id = ? AND start_nanos = ? AND length_nanos = ?",
             (closing.now_nanos, lane_id, start, length),
         )
-    conn.execute("UPDATE stripe_lane SET carry = ? WHERE lane_id = ?", (str(carry), lane_id))
+    conn.execute(
+        "UPDATE stripe_lane SET carry = ?, settled = ? WHERE lane_id = ?", (str(carry), str(lane_settled), lane_id)
+    )
     return made
 
 

@@ -199,10 +199,12 @@ def parse_quantities(text: str) -> dict[str, Quantity]:
 
 
 def format_quantity(value: Quantity) -> str:
+    """Decimal text of a quantity, without exponent."""
     return str(value) if isinstance(value, int) else format(value, "f")
 
 
 def parse_quantity(text: str) -> Quantity:
+    """The quantity of such a text; an integer where it has no fraction."""
     return Decimal(text) if "." in text else int(text)
 
 

@@ -39,8 +39,12 @@ def test_apply_creates_what_is_absent_and_then_has_nothing_to_do() -> None:
 def test_units_mode_needs_a_meter_for_each_unit_and_no_price() -> None:
     """Raw units get a meter each; what they cost is Stripe's business then."""
     books = MemoryStripe(meters=[])
-    apply_catalog(books, make_settings(mode=MeteringMode.UNITS), units=("input_tokens", "output_tokens"))
-    assert [meter.event_name for meter in books.meters] == ["otelbill_input_tokens", "otelbill_output_tokens"]
+    apply_catalog(
+        books,
+        make_settings(mode=MeteringMode.UNITS, meters={"output_tokens": "out"}),
+        units=("input_tokens", "output_tokens"),
+    )
+    assert [meter.event_name for meter in books.meters] == ["otelbill_input_tokens", "out"]
     assert books.prices == []
 
 

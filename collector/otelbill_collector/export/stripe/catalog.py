@@ -103,7 +103,7 @@ def list_event_names(settings: StripeSettings, units: Iterable[str]) -> list[str
     """Event names of the meters these settings send to."""
     if settings.mode is MeteringMode.MONEY:
         return [settings.event_name]
-    return [settings.unit_prefix + unit for unit in units]
+    return [settings.name_unit_meter(unit) for unit in units]
 
 
 def _desire_meter(event_name: str, settings: StripeSettings) -> Meter:

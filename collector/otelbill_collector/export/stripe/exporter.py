@@ -20,7 +20,7 @@ from otelbill_collector.export.stripe.settings import StripeSettings
 from otelbill_collector.export.stripe.steps import Step, decide_step
 from otelbill_collector.ledger import deliveries, outbox, outbox_views
 
-FLUSH_ROUNDS_MAX = 12
+FRUITLESS_MAX = 10  # rounds in a row that a flush survives without one delivery
 _FLUSH_REST_NANOS = NANOS // 20
 _NEVER_NANOS = 2**63 - 1
 NO_CUSTOMER = "no_stripe_customer"
@@ -49,7 +49,7 @@ class ExportReport:
 
 
 class StripeExporter:
-    """Sends what the outbox holds to one account. One exporter per ledger; call it from one thread."""
+    """Sends what the outbox holds to one account. One exporter per ledger; calls from several threads take turns."""
 
     def __init__(self, store: Store, sink: StripeSink, settings: StripeSettings, pacer: Pacer) -> None:
         self._store = store
@@ -58,6 +58,7 @@ class StripeExporter:
         self._pacer = pacer
         self._recovered = False
         self._stopping = threading.Event()
+        self._turn = threading.Lock()  # two runs at once would put two calls into one lane
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="otelbill-stripe")
 
     def run_once(self, now_nanos: int) -> ExportReport:
@@ -65,27 +66,22 @@ class StripeExporter:
 
         May be killed at any point: the next start sends again whatever was on its way.
         """
-        self._recover_once(now_nanos)
-        closed, made = self._close(now_nanos, close_all=False)
-        outcomes = self._send_rounds(now_nanos, ignore_due=False)
-        return self._report(closed, made, outcomes)
+        with self._turn:
+            self._recover_once(now_nanos)
+            closed, made = self._close(now_nanos, close_all=False)
+            outcomes = self._send_rounds(now_nanos, ignore_due=False)
+            return self._report(closed, made, outcomes)
 
     def flush(self, now_nanos: int) -> ExportReport:
         """Close every window, open ones too, and send until nothing can be sent or Stripe keeps failing.
 
         Backoff is not awaited but shortened, so this ends within seconds of pauses; what is left waits for `run_once`.
         """
-        self._recover_once(now_nanos)
-        closed, made = self._close(now_nanos, close_all=True)
-        outcomes: dict[Outcome, int] = {}
-        for attempt in range(FLUSH_ROUNDS_MAX):
-            if attempt:
-                self._pacer.rest(_FLUSH_REST_NANOS << min(attempt, 5))
-            for outcome, count in self._send_rounds(now_nanos, ignore_due=True).items():
-                outcomes[outcome] = outcomes.get(outcome, 0) + count
-            if not self._list_batch(now_nanos, ignore_due=True):
-                break
-        return self._report(closed, made, outcomes)
+        with self._turn:
+            self._recover_once(now_nanos)
+            closed, made = self._close(now_nanos, close_all=True)
+            outcomes = self._drain(now_nanos)
+            return self._report(closed, made, outcomes)
 
     def stop(self) -> None:
         """Ask a run in another thread to end after its present round. May be called from anywhere."""
@@ -95,6 +91,22 @@ class StripeExporter:
         """Wait for calls in flight and end the pool."""
         self.stop()
         self._pool.shutdown(wait=True)
+
+    def _drain(self, now_nanos: int) -> dict[Outcome, int]:
+        outcomes: dict[Outcome, int] = {}
+        fruitless = 0
+        while fruitless < FRUITLESS_MAX and not self._stopping.is_set():
+            results = self._send_rounds(now_nanos, ignore_due=True)
+            for outcome, count in results.items():
+                outcomes[outcome] = outcomes.get(outcome, 0) + count
+            if not self._list_batch(now_nanos, ignore_due=True):
+                break
+            if results.keys() & _PROGRESS:
+                fruitless = 0
+            else:
+                fruitless += 1
+                self._pacer.rest(_FLUSH_REST_NANOS << min(fruitless, 5))
+        return outcomes
 
     def _recover_once(self, now_nanos: int) -> None:
         if self._recovered:
@@ -140,9 +152,10 @@ class StripeExporter:
 
     def _list_batch(self, now_nanos: int, *, ignore_due: bool) -> list[Intent]:
         """Heads of lanes that go to different Stripe lanes, and one probe for a scope that was stopped until now."""
-        due = deliveries.Due(
-            self._settings.account, self._settings.livemode, now_nanos, self._settings.batch_max, ignore_due
-        )
+        settings = self._settings
+        # About two seconds' worth at the present pace, so that a slowed account does not make a round endless.
+        limit = min(settings.batch_max, max(1, 2 * NANOS // self._pacer.interval_nanos))
+        due = deliveries.Due(settings.account, settings.livemode, now_nanos, limit, ignore_due)
         heads = self._store.read(lambda conn: deliveries.list_due(conn, due))
         stops = {(stop.scope, stop.name) for stop in self._store.read(deliveries.list_stops)}
         batch: dict[tuple[str, str | None], Intent] = {}

@@ -69,8 +69,14 @@ class StripeReconciler:
         opens = self._store.read(outbox_views.list_open_amounts)
         start = self._choose_start(now_nanos, since_nanos, opens)
         end = now_nanos // HOUR_NANOS * _HOUR_SECONDS + _HOUR_SECONDS
+        lanes_before = _list_lanes(self._collect_hours(start, end, opens)[0])
+        sums, unread = self._read_stripe(lanes_before, start, end)
+        # Read again after Stripe: what is sent meanwhile then counts as just sent, not as Stripe's surplus.
+        opens = self._store.read(outbox_views.list_open_amounts)
         hours, differences = self._collect_hours(start, end, opens)
-        sums, unread = self._read_stripe(sorted({hour.lane for hour in hours.values()}), start, end)
+        for lane in _list_lanes(hours):
+            if lane not in sums and lane not in unread:
+                unread[lane] = f"{lane[0]} of {lane[1]}: new since this comparison began; run reconcile again"
         differences += [difference for lane, difference in sorted(unread.items())]
         for lane, by_hour in sums.items():
             for second, value in by_hour.items():
@@ -206,6 +212,10 @@ class StripeReconciler:
         old = now_nanos - hour_nanos >= STAMP_AGE_MAX_NANOS
         stamp = now_nanos // NANOS if old else intent.stamp_seconds
         return self._store.transact(lambda conn: outbox.replace_intent(conn, intent, stamp, now_nanos))
+
+
+def _list_lanes(hours: Mapping[tuple[_LaneKey, int], Hour]) -> list[_LaneKey]:
+    return sorted({lane for lane, _ in hours})
 
 
 def _list_confirmed(rows: Iterable[Row]) -> list[int]:

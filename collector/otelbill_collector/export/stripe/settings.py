@@ -37,7 +37,8 @@ class StripeSettings:
 
     `account` names the Stripe account in identifiers and must not change while the ledger lives; the mode, live or
     test, is read from the key. `customers` maps our customer ids to `cus_...`; an id that starts with `cus_` maps to
-    itself. `rate_per_second` of 0 means 20 for a test key and 800 for a live one; `run_max` of 0
+    itself. `meters` maps units to event names; a unit that is not in it goes by `unit_prefix` and its name.
+    `rate_per_second` of 0 means 20 for a test key and 800 for a live one; `run_max` of 0
     means ten seconds' worth of calls in one run.
     """
 
@@ -49,6 +50,7 @@ class StripeSettings:
     event_name: str = "otelbill_charge_usd_micro"
     currency: str = "usd"
     unit_prefix: str = "otelbill_"
+    meters: Mapping[str, str] = field(default_factory=dict)
     customer_key: str = "stripe_customer_id"
     value_key: str = "value"
     window_nanos: int = 5 * MINUTE_NANOS
@@ -79,7 +81,11 @@ class StripeSettings:
         self._check_numbers()
 
     def _check_names(self) -> None:
-        for name, value in (("event_name", self.event_name), ("unit_prefix", self.unit_prefix)):
+        for name, value in (
+            ("event_name", self.event_name),
+            ("unit_prefix", self.unit_prefix),
+            *((f"meters.{unit}", name) for unit, name in self.meters.items()),
+        ):
             if not 0 < len(value) <= 100:
                 raise StripeSettingsError(f"stripe.{name} is {value!r}; Stripe takes 1 to 100 characters")
         if len(self.currency) != 3 or not self.currency.isascii() or not self.currency.islower():
@@ -114,6 +120,10 @@ class StripeSettings:
     def rate(self) -> int:
         """Calls a second to stay under."""
         return self.rate_per_second or (LIVE_RATE if self.livemode else SANDBOX_RATE)
+
+    def name_unit_meter(self, unit: str) -> str:
+        """Event name of the meter that counts a unit in units mode."""
+        return self.meters.get(unit, self.unit_prefix + unit)
 
     def find_stripe_customer(self, customer_id: str) -> str | None:
         """The Stripe customer of one of ours, or None where nobody mapped it yet."""

@@ -7,6 +7,10 @@ CREATE TABLE stripe_lane (
     customer_id TEXT NOT NULL,
     quantum TEXT NOT NULL,            -- sub-units in one whole unit of the meter
     carry TEXT NOT NULL DEFAULT '0',  -- sub-units left over by the last quantising, 0 <= carry < quantum
+    -- Running sums, so that a status costs nothing per past window. A test recomputes them from the rows.
+    booked TEXT NOT NULL DEFAULT '0',     -- sub-units booked in all windows
+    settled TEXT NOT NULL DEFAULT '0',    -- the part of them that went into intents or the carry
+    confirmed TEXT NOT NULL DEFAULT '0',  -- whole units of confirmed intents
     UNIQUE (meter, customer_id)
 ) STRICT;
 
@@ -71,6 +75,24 @@ CREATE TRIGGER stripe_intent_is_kept
 BEFORE DELETE ON stripe_intent
 BEGIN
     SELECT RAISE(ABORT, 'an intent is never deleted');
+END;
+
+CREATE TABLE stripe_intent_count (
+    state TEXT PRIMARY KEY,
+    intents INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER stripe_intent_is_counted AFTER INSERT ON stripe_intent
+BEGIN
+    INSERT INTO stripe_intent_count (state, intents) VALUES (NEW.state, 1)
+    ON CONFLICT (state) DO UPDATE SET intents = intents + 1;
+END;
+
+CREATE TRIGGER stripe_intent_is_recounted AFTER UPDATE OF state ON stripe_intent WHEN OLD.state <> NEW.state
+BEGIN
+    UPDATE stripe_intent_count SET intents = intents - 1 WHERE state = OLD.state;
+    INSERT INTO stripe_intent_count (state, intents) VALUES (NEW.state, 1)
+    ON CONFLICT (state) DO UPDATE SET intents = intents + 1;
 END;
 
 CREATE TABLE stripe_stop (
