@@ -98,6 +98,7 @@ def build_desk(config: Config, store: SqliteStore) -> StripeDesk | None:
         meter_api_base=stripe.api_base,
         mode=MeteringMode(stripe.mode),
         event_name=stripe.event_name,
+        meters=stripe.meters,
         currency=config.rate_card.currency.lower(),
         window_nanos=stripe.window_nanos,
         grace_nanos=stripe.grace_nanos,
