@@ -106,7 +106,12 @@ def build_desk(config: Config, store: SqliteStore) -> StripeDesk | None:
         rate_per_second=stripe.rate_per_second,
     )
     money = settings.mode is MeteringMode.MONEY
-    metering = Metering(settings.window_nanos, settings.event_name if money else None, {} if money else stripe.meters)
+    metering = Metering(
+        settings.window_nanos,
+        settings.event_name if money else None,
+        {} if money else stripe.meters,
+        stripe.since_nanos,
+    )
     account = open_account(settings)
     pacers = [
         Pacer(settings.rate, read_nanos=time.monotonic_ns, pause=lambda nanos: time.sleep(nanos / NANOS))

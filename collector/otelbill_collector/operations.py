@@ -153,6 +153,8 @@ def render_status(connection: sqlite3.Connection) -> Json:
                 "booked": str(lane.booked),
                 "delivered": str(lane.delivered),
                 "waiting": str(lane.waiting),
+                "refused": str(lane.refused),
+                "carry": str(lane.carry),
             }
             for lane in found.lanes
         ],
