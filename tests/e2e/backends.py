@@ -57,6 +57,12 @@ class Phoenix:
             return None
         return FoundTrace({span["name"]: span["attributes"] for span in found}, json.dumps(found))
 
+    def find_page(self, trace_id: str, span_name: str) -> str:
+        """Address of the page that shows one span of a trace."""
+        project = httpx.get(f"{self.api}/v1/projects/{PHOENIX_PROJECT}", trust_env=False).raise_for_status().json()
+        (span,) = [s for s in self._load_spans() if (s["context"]["trace_id"], s["name"]) == (trace_id, span_name)]
+        return f"{self.api}/projects/{project['data']['id']}/spans/{trace_id}?selectedSpanNodeId={span['id']}"
+
     def _load_spans(self) -> list[dict[str, Any]]:  # Any: Phoenix' own JSON
         spans: list[dict[str, Any]] = []
         query: dict[str, str] = {"limit": "1000"}

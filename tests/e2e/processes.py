@@ -36,11 +36,11 @@ def find_free_ports(count: int) -> list[int]:
 
 
 def wait_for(what: str, seconds: float, find: Callable[[], T | None]) -> T:
-    """The first result of `find` that is neither None nor False; raises NotReady at the deadline."""
+    """The first result of `find` that is true; raises NotReady at the deadline."""
     deadline = time.monotonic() + seconds
     while True:
         found = find()
-        if found is not None and found is not False:
+        if found:
             return found
         if time.monotonic() > deadline:
             raise NotReady(f"{what}: not within {seconds:g} s")

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
+=======
+import os
+import shutil
+from pathlib import Path
+
+>>>>>>> e2e
 import pytest
 
 from tests.e2e.backends import FoundTrace, Jaeger, Phoenix
+from tests.e2e.browser import open_browser
 from tests.e2e.conftest import Deploy
 from tests.e2e.deployment import Deployment
 from tests.e2e.processes import wait_for
@@ -58,12 +66,34 @@ def test_jaeger_shows_the_cost(deploy: Deploy, jaeger: Jaeger) -> None:
     _assert_no_content(deployment, found)
 
 
-def test_phoenix_shows_the_cost(deploy: Deploy, phoenix: Phoenix) -> None:
-    """The same in Phoenix, which also knows the cost by its own name for it."""
+def test_phoenix_shows_the_cost(deploy: Deploy, phoenix: Phoenix, chromium: Path, tmp_path: Path) -> None:
+    """The same in Phoenix, through its API and on its page. OTELBILL_E2E_PICTURES keeps the picture of the page."""
     deployment = deploy(backend=phoenix.otlp_endpoint, rated=True)
-    found = _await_spans(phoenix, send_conversation(deployment.otlp_http, "acme"))
+    trace_id = send_conversation(deployment.otlp_http, "acme")
+    found = _await_spans(phoenix, trace_id)
     _assert_costed(found)
     _assert_no_content(deployment, found)
+
+    picture = tmp_path / "phoenix.png"
+    text = _read_phoenix_page(phoenix.find_page(trace_id, OPENINFERENCE_SPAN), chromium, picture)
+    shown = [line.strip() for line in text.splitlines() if line.strip()]
+    values = dict(zip(shown, shown[1:], strict=False))
+    assert values["otelbill.cost"] == COST_OF_CALL
+    assert values["otelbill.charge"] == CHARGE_OF_CALL
+    assert values["llm.cost.total"] == COST_OF_CALL
+    assert CANARY not in text
+    assert picture.stat().st_size > 10_000
+    if "OTELBILL_E2E_PICTURES" in os.environ:
+        shutil.copy(picture, os.environ["OTELBILL_E2E_PICTURES"])
+
+
+def _read_phoenix_page(url: str, chromium: Path, picture: Path) -> str:
+    with open_browser(chromium, picture.parent) as page:
+        page.open(url, width=1280, height=960)
+        page.click("tab", "Attributes")
+        wait_for("the attributes are on Phoenix' page", 30, lambda: "otelbill.price.version" in page.read_text())
+        page.save_picture(picture)
+        return page.read_text()
 
 
 def test_plain_traces_reach_the_backend_while_otelbill_is_away(deploy: Deploy, jaeger: Jaeger) -> None:
