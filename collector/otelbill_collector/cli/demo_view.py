@@ -26,7 +26,7 @@ from otelbill_collector.testing.demo.findings import (
     StripeLane,
 )
 
-_PLAIN_WIDTH = 100
+_PLAIN_WIDTH = 108
 _UNIT_NAMES = {
     "input_tokens": "in",
     "cache_read_tokens": "cached",
@@ -110,7 +110,7 @@ def _word_check(name: str, holds: bool) -> str:
 
 def _draw_run(run: str, records: Sequence[Json]) -> Tree:
     """The records of one run as they hang together in its trace."""
-    tree = Tree(f"[bold]One request as the ledger has it: {escape(run)}[/bold]")
+    tree = Tree(f"[bold]One request as the ledger has it: {escape(run)}[/bold] (charges in millionths of a USD)")
     known = {record["span_id"] for record in records}
     children: dict[str | None, list[Json]] = {}
     for record in sorted(records, key=lambda item: (item["started_at"], item["span_id"])):
@@ -134,7 +134,7 @@ def _describe_record(record: Json) -> str:
     )
     if record["rating"] == "rated":
         name = record["model"] or "usage"
-        return f"{escape(name)}: {escape(used)}  [green]charge {record['charge']}[/green]"
+        return f"{escape(name)}: {escape(used)}  [green]charge {_align([Decimal(record['charge'])])[0]}[/green]"
     if record["reason"] == "structure":
         return f"[cyan]{escape(record['step'] or '-')}[/cyan]"
     return (
@@ -148,13 +148,14 @@ def _draw_customers(customers: Sequence[CustomerTotals], *, narrow: bool) -> Tab
     units = tuple(total.other)
     names = (unit.replace("_", " ") for unit in units)
     table = _open_table(("customer", "calls", *kinds, *names, "cost", "charge", "margin"), left=(0,))
-    money = _align([amount for item in (*customers, total) for amount in (item.cost, item.charge, item.margin)])
-    for index, item in enumerate((*customers, total)):
+    rows = (*customers, total)
+    costs, charges = _align([item.cost for item in rows]), _align([item.charge for item in rows])
+    money = zip(costs, charges, _align([item.margin for item in rows]), strict=True)
+    for item, amounts in zip(rows, money, strict=True):
         tokens = [item.tokens.get(f"{kind.replace(' ', '_')}_tokens", 0) for kind in kinds]
         other = [item.other.get(unit, "0") for unit in units]
         if item is total:
             table.add_section()
-        amounts = money[index * 3 : index * 3 + 3]
         table.add_row(escape(item.customer), str(item.calls), *map(str, tokens), *other, *amounts)
     return table
 
