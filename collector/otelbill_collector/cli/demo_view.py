@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -55,7 +56,9 @@ def show_findings(console: Console, findings: Findings) -> None:
         ("Meter events at Stripe (value in millionths of a USD)", _draw_events(findings.events)),
         ("Charges: the ledger and Stripe (millionths of a USD)", _draw_lanes(findings.lanes)),
     ):
-        console.print(f"\n[bold]{title}[/bold]\n", soft_wrap=True)
+        if narrow:
+            table.padding = 0
+        console.print(f"\n[bold]{title}[/bold]\n")
         console.print(table)
     console.print()
     for difference in findings.differences:
@@ -68,25 +71,21 @@ def show_findings(console: Console, findings: Findings) -> None:
 def show_next(console: Console, findings: Findings, folder: Path, seconds: int) -> None:
     """Commands that go on from here, ready to be pasted."""
     program = find_own_command()
-    data = f"--data-dir {shlex.quote(_shorten(folder))}"
+    place = _shorten(folder)
     identifier = next((event.identifier for event in findings.events), "IDENTIFIER")
-    commands = (
-        ("what each step of each customer came to", f"usage --by customer,step {data}"),
-        ("from a Stripe meter event back to every token", f"explain {identifier} {data}"),
-        ("one request, with all its spans", f"explain {findings.shown_run} {data}"),
-        ("what is held, and why", f"held {data}"),
-    )
     console.print(f"\nDone in {seconds} s; everything that was started has stopped. Where to look next:\n")
-    for purpose, command in commands:
-        console.print(f"  # {purpose}\n  {program} {command}", markup=False, soft_wrap=True)
-    for purpose, name in (
-        ("rate card and customers", "otelbill.yaml"),
-        ("what Stripe took, line by line", "stripe.jsonl"),
+    for command, purpose in (
+        (f"export OTELBILL_DATA_DIR={shlex.quote(place)}", ""),
+        (f"{program} usage --by customer,step", "what each step of each customer came to"),
+        (f"{program} explain {identifier}", "from a Stripe meter event back to every token"),
+        (f"{program} explain {findings.shown_run}", "one request, with all its spans"),
+        (f"{program} held", "what is held, and why"),
+        (f"{place}/otelbill.yaml", "the rate card and the customers"),
+        (f"{place}/stripe.jsonl", "what the local Stripe took, line by line"),
+        ("examples/research_agent.py", "what an application has to say to be billed"),
     ):
-        console.print(f"  # {purpose}\n  {_shorten(folder)}/{name}", markup=False, soft_wrap=True)
-    console.print(
-        "  # the agent: what an application has to say to be billed\n  examples/research_agent.py", markup=False
-    )
+        note = f"  # {purpose}\n" if purpose else ""
+        console.print(f"{note}  {command}", markup=False, soft_wrap=True)
 
 
 def find_own_command() -> str:
@@ -105,7 +104,8 @@ def _shorten(path: Path) -> str:
 def _word_check(name: str, holds: bool) -> str:
     left, _, right = name.removesuffix("_equal").partition("_and_")
     names = {"provider": "provider", "ledger": "ledger", "stripe": "Stripe"}
-    return f"{names[left]} and {names[right]} are equal" if holds else f"{names[left]} and {names[right]} DIFFER"
+    exactly = " to the last token" if left == "provider" else ""
+    return f"{names[left]} and {names[right]} " + (f"are equal{exactly}" if holds else "DIFFER")
 
 
 def _draw_run(run: str, records: Sequence[Json]) -> Tree:
@@ -188,11 +188,20 @@ def _draw_not_billed(findings: Findings) -> Table:
 def _draw_models(models: Sequence[ModelBooks]) -> Table:
     columns = ("model", "book", "calls", "input", "cache read", "output", "verdict")
     table = _open_table(columns, left=(0, 1, 6))
-    for item in models:
+    for item in (*models, _sum_models(models)):
         for cells in _list_book_cells(item):
             table.add_row(*cells)
         table.add_section()
     return table
+
+
+def _sum_models(models: Sequence[ModelBooks]) -> ModelBooks:
+    provider, ledger = Counter[str](), Counter[str]()
+    for item in models:
+        provider.update(item.provider_tokens)
+        ledger.update(item.ledger_tokens)
+    calls = sum(item.provider_calls for item in models), sum(item.ledger_calls for item in models)
+    return ModelBooks("all", calls[0], provider, calls[1], ledger)
 
 
 def _list_book_cells(item: ModelBooks) -> list[list[str]]:
