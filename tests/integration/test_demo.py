@@ -128,7 +128,7 @@ def test_a_stripe_identifier_leads_back_to_the_records(finished: tuple[Path, dic
     found = json.loads(run_otelbill("explain", event["identifier"], "--json", "--data-dir", str(folder)))
     total = sum(Decimal(record["charge"] or 0) for record in found["records"]) * 1_000_000
     assert {record["customer_id"] for record in found["records"]} == {event["customer"]}
-    assert 0 <= total - event["value"] < 1
+    assert abs(total - event["value"]) < 1  # a carry goes into the window or comes out of it
 
 
 def test_interrupt_stops_everything(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def show_findings(console: Console, findings: Findings) -> None:
         ),
         ("What was not billed", _draw_not_billed(findings)),
         ("Tokens: what the provider answered, and what the ledger billed", _draw_models(findings.models)),
-        ("Meter events at Stripe (value in millionths of a USD)", _draw_events(findings.events)),
+        ("Meter events at Stripe (value in millionths of a USD)", _draw_events(findings.events, narrow=narrow)),
         ("Charges: the ledger and Stripe (millionths of a USD)", _draw_lanes(findings.lanes)),
     ):
         if narrow:
@@ -211,12 +211,14 @@ def _list_book_cells(item: ModelBooks) -> list[list[str]]:
     return [[escape(item.model), *numbers[0], ""], ["", *numbers[1], _draw_verdict(item.equal)]]
 
 
-def _draw_events(events: Sequence[StripeEvent]) -> Table:
+def _draw_events(events: Sequence[StripeEvent], *, narrow: bool) -> Table:
     columns = ("identifier", "customer", "window (UTC)", "value", "state")
-    table = _open_table(columns, left=(0, 1, 2, 4))
+    shown = len(columns) - narrow  # the identifier must stay in one piece
+    table = _open_table(columns[:shown], left=(0, 1, 2, 4))
     for event in events:
         window = f"{event.window_start[11:16]}–{event.window_end[11:16]}"
-        table.add_row(event.identifier, escape(event.customer), window, str(event.value), event.state)
+        cells = (event.identifier, escape(event.customer), window, str(event.value), event.state)
+        table.add_row(*cells[:shown])
     return table
 
 
