@@ -196,6 +196,10 @@ class ClaimsSection(Section):
     grace_seconds: Seconds = Field(
         default=60, description="How long a span that may lose its claim waits for the other spans of its trace."
     )
+    accept_estimates: list[Text] = Field(
+        default=[],
+        description="Dialects (see `otelbill dialects`) whose estimated token counts are rated instead of held.",
+    )
 
 
 class ForwardSection(Section):

@@ -56,6 +56,7 @@ class Claims:
     """How spans that describe the same call are told apart."""
 
     grace_seconds: int = 60
+    accept_estimates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
