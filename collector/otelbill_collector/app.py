@@ -299,7 +299,7 @@ class Sidecar:
             stripe_status=lambda: read(render_status),
             operate=build_operate(operations),
             not_found=(NothingFound, UnknownEvent),
-            refused=(NoStripe, StripeCallError, NotHeld),
+            refused=(NoStripe, StripeProblem, NotHeld),
         )
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-=======
 import os
 import shutil
 from pathlib import Path
 
->>>>>>> e2e
 import pytest
 
 from tests.e2e.backends import FoundTrace, Jaeger, Phoenix

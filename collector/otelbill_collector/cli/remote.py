@@ -35,7 +35,7 @@ def operate_ledger(config: Config, name: str, arguments: dict[str, Any]) -> Any:
         UnknownEvent,
         NotHeld,
         NoStripe,
-        StripeCallError,
+        StripeProblem,
         StripePackageMissing,
         BadQuery,
         LedgerUnavailable,
