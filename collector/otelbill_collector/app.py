@@ -1,0 +1,397 @@
+"""The sidecar put together: the only place that constructs adapters from a configuration. Owns start and shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import uvicorn
+
+from otelbill_collector.config import Address, Config
+from otelbill_collector.decode.select import select_span
+from otelbill_collector.domain.instants import NANOS
+from otelbill_collector.domain.rating import Rater
+from otelbill_collector.explanation import NothingFound, explain_identifier, render_record
+from otelbill_collector.export.metrics import Levels, SidecarMetrics
+from otelbill_collector.export.otlp import ForwardSettings, OtlpForwarder
+from otelbill_collector.export.stripe.client import StripePackageMissing, open_account
+from otelbill_collector.export.stripe.exporter import StripeExporter
+from otelbill_collector.export.stripe.pace import Pacer
+from otelbill_collector.export.stripe.ports import StripeProblem
+from otelbill_collector.export.stripe.reconcile import StripeReconciler
+from otelbill_collector.export.stripe.settings import MeteringMode, StripeSettings
+from otelbill_collector.ingest import GroupCommitter
+from otelbill_collector.jobs import Housekeeper, Job
+from otelbill_collector.ledger.books import Books, UnknownEvent
+from otelbill_collector.ledger.deadletters import count_dead_letters, list_dead_letters
+from otelbill_collector.ledger.lineage import list_unsettled
+from otelbill_collector.ledger.meters import Metering
+from otelbill_collector.ledger.outbox_views import count_states, find_oldest_waiting
+from otelbill_collector.ledger.resolutions import InvalidResolution, NotHeld
+from otelbill_collector.ledger.rollups import count_events, load_usage
+from otelbill_collector.ledger.sqlite import LedgerUnavailable, SqliteStore
+from otelbill_collector.operations import NoStripe, Operations, StripeDesk, render_letter, render_status
+from otelbill_collector.pipeline import Carried, Limits, Request, Stages, carry_batch
+from otelbill_collector.receive.admission import Admission, ReceiveLimits
+from otelbill_collector.receive.grpc import OtlpGrpc, build_server
+from otelbill_collector.receive.http import OtlpHttp
+from otelbill_collector.rules import RuleSet, claim_keys
+from otelbill_collector.web.api import ApiHandlers, BadQuery, build_api
+
+_log = logging.getLogger("otelbill")
+
+ADDRESS_FILE = "sidecar.json"
+_BATCH_BYTES_MAX = 8 * 1024 * 1024
+_JOBS_SECONDS = 1.0
+_GRPC_STOP_SECONDS = 5.0
+
+
+class CannotStart(RuntimeError):
+    """The sidecar refuses to start. `problems` lists everything that is in the way, each with its remedy."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+def read_clock() -> int:
+    """Nanoseconds UTC."""
+    return time.time_ns()
+
+
+def build_rules(config: Config) -> RuleSet:
+    """Claims and rating under a configuration."""
+    claims = config.claims
+    return RuleSet(
+        Rater(config.rate_card), grace_seconds=claims.grace_seconds, accept_estimates=claims.accept_estimates
+    )
+
+
+def build_stages(config: Config, store: SqliteStore) -> Stages:
+    """The pipeline over an open ledger."""
+    rules = build_rules(config)
+    limits = Limits(
+        spans_max=config.limits.spans_per_request,
+        attributes_max=config.limits.attributes_per_span,
+        future_nanos=config.limits.future_seconds * NANOS,
+    )
+    return Stages(select_span, Books(store, claim_keys=claim_keys, decide=rules.decide, rate=rules.rate), limits)
+
+
+def build_desk(config: Config, store: SqliteStore) -> StripeDesk | None:
+    """What acts on the configured Stripe account; None where there is none. Raises StripePackageMissing."""
+    if config.stripe is None:
+        return None
+    stripe = config.stripe
+    settings = StripeSettings(
+        api_key=stripe.api_key,
+        api_base=stripe.api_base,
+        meter_api_base=stripe.api_base,
+        mode=MeteringMode(stripe.mode),
+        event_name=stripe.event_name,
+        meters=stripe.meters,
+        currency=config.rate_card.currency.lower(),
+        window_nanos=stripe.window_nanos,
+        grace_nanos=stripe.grace_nanos,
+        customers={name: item.stripe for name, item in config.customers.items() if item.stripe is not None},
+        rate_per_second=stripe.rate_per_second,
+    )
+    money = settings.mode is MeteringMode.MONEY
+    metering = Metering(
+        settings.window_nanos,
+        settings.event_name if money else None,
+        {} if money else stripe.meters,
+        stripe.since_nanos,
+    )
+    account = open_account(settings)
+    pacers = [
+        Pacer(settings.rate, read_nanos=time.monotonic_ns, pause=lambda nanos: time.sleep(nanos / NANOS))
+        for _ in range(2)
+    ]
+    exporter = StripeExporter(store, account, settings, pacers[0])
+    return StripeDesk(settings, metering, account, exporter, StripeReconciler(store, account, settings, pacers[1]))
+
+
+@contextmanager
+def open_operations(config: Config) -> Iterator[Operations]:
+    """Operator commands on a ledger that no sidecar holds. Raises LedgerUnavailable."""
+    store = SqliteStore(config.data_dir)
+    try:
+        desk = build_desk(config, store)
+        try:
+            yield Operations(build_stages(config, store), desk, read_clock)
+        finally:
+            if desk is not None:
+                desk.exporter.close()
+    finally:
+        store.close()
+
+
+class Sidecar:
+    """Receivers, writer, jobs, forwarder and API of one process."""
+
+    def __init__(self, config: Config, *, clock: Callable[[], int] = read_clock) -> None:
+        self._config = config
+        self._clock = clock
+        self._ready = threading.Event()
+        self._sockets, problems = _bind_sockets((config.listen.http, config.listen.api, config.listen.grpc))
+        if len(self._sockets) == 3:
+            self._sockets.pop().close()  # gRPC binds by itself; this only finds out whether it can
+        if not problems:
+            try:
+                self._store = SqliteStore(config.data_dir)
+            except LedgerUnavailable as error:
+                problems.append(str(error))
+        if problems:
+            for item in self._sockets:
+                item.close()
+            raise CannotStart(problems)
+        self._wire()
+
+    def _wire(self) -> None:
+        config = self._config
+        self._stages = build_stages(config, self._store)
+        try:
+            desk = build_desk(config, self._store)
+        except StripePackageMissing as error:
+            raise CannotStart([str(error)]) from error
+        self._desk = desk
+        self._operations = Operations(self._stages, desk, self._clock)
+        self._metrics = SidecarMetrics(self._load_levels)
+        limits = config.limits
+        self._admission = Admission(
+            ReceiveLimits(limits.body_bytes, limits.decompressed_bytes, limits.inflight_bytes), config.tokens
+        )
+        self._forwarder = self._build_forwarder()
+        self._committer = GroupCommitter(
+            self._carry,
+            observe=self._observe,
+            batch_bytes_max=_BATCH_BYTES_MAX,
+            linger_seconds=limits.commit_linger_ms / 1_000,
+        )
+        operations = self._operations
+        jobs = [Job("claims", lambda _: operations.decide_due()), Job("fold", lambda _: operations.fold())]
+        jobs.append(Job("stripe", lambda _: operations.send_due()))
+        self._housekeeper = Housekeeper(jobs, clock=self._clock, interval_seconds=_JOBS_SECONDS)
+
+    def _build_forwarder(self) -> OtlpForwarder | None:
+        forward = self._config.forward
+        if forward is None:
+            return None
+        settings = ForwardSettings(forward.endpoint, forward.headers, forward.cost_names, forward.queue_spans)
+        return OtlpForwarder(settings, lambda result, spans: self._metrics.forwarded.labels(result).inc(spans))
+
+    async def serve(self, on_ready: Callable[[], None] = lambda: None) -> None:
+        """Run until SIGTERM or SIGINT, then drain: everything received is committed before this returns."""
+        config = self._config
+        server = build_server(
+            OtlpGrpc(self._submit, self._admission, self._metrics.count_request),
+            message_bytes_max=config.limits.decompressed_bytes,
+        )
+        _bind_grpc(server, config.listen.grpc)
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        http = _Server(OtlpHttp(self._submit, self._admission, self._metrics.count_request))
+        api = _Server(build_api(self._build_handlers()))
+        self._committer.start()
+        self._housekeeper.start()
+        if self._forwarder is not None:
+            self._forwarder.start()
+        await server.start()
+        tasks = [asyncio.create_task(item.serve(sockets=[bound])) for item, bound in zip((http, api), self._sockets,
+                                                                                         strict=True)]  # fmt: skip
+        while not (http.started and api.started):
+            await asyncio.sleep(0.01)
+        self._announce()
+        on_ready()
+        await stop.wait()
+        self._ready.clear()
+        http.should_exit = api.should_exit = True
+        await server.stop(_GRPC_STOP_SECONDS)
+        await asyncio.gather(*tasks)
+        await asyncio.to_thread(self._shut_down)
+
+    def _announce(self) -> None:
+        """Tell the command line where the API of this ledger's sidecar is."""
+        address = {"api": str(self._config.listen.api), "pid": os.getpid()}
+        (self._config.data_dir / ADDRESS_FILE).write_text(json.dumps(address))
+        self._ready.set()
+
+    def _shut_down(self) -> None:
+        self._committer.stop()
+        self._housekeeper.stop()
+        self._housekeeper.run_once()
+        if self._forwarder is not None:
+            self._forwarder.stop()
+        if self._desk is not None:
+            self._desk.exporter.close()
+        with suppress(OSError):
+            (self._config.data_dir / ADDRESS_FILE).unlink()
+        self._store.close()
+
+    def _submit(self, body: bytes) -> Any:
+        """Any: Future[Answer], named so by the receivers."""
+        return self._committer.submit(Request(body, self._clock()))
+
+    def _carry(self, requests: Sequence[Request]) -> Carried:
+        with self._metrics.commit_seconds.time():
+            return carry_batch(requests, self._stages, self._clock())
+
+    def _observe(self, requests: Sequence[Request], carried: Carried) -> None:
+        self._metrics.count_answers(carried.answers)
+        if carried.posted is not None:
+            self._metrics.count_records(carried.posted.booking.records)
+        if self._forwarder is not None:
+            for request, members in zip(requests, carried.members, strict=True):
+                booked = {
+                    (member.candidate.trace_id, member.candidate.span_id): member.booked
+                    for member in members
+                    if member.booked is not None
+                }
+                self._forwarder.offer(request.body, booked)
+
+    def _load_levels(self) -> Levels:
+        return self._store.read(self._read_levels)
+
+    def _read_levels(self, connection: sqlite3.Connection) -> Levels:
+        oldest = find_oldest_waiting(connection)
+        return Levels(
+            inflight_bytes=self._admission.inflight_bytes,
+            inflight_bytes_max=self._config.limits.inflight_bytes,
+            dead_letters=count_dead_letters(connection),
+            ledger_bytes=self._store.size_bytes(),
+            forward_queue_spans=0 if self._forwarder is None else self._forwarder.waiting_spans,
+            group_keys=self._stages.books.group_keys,
+            stripe_intents={state.value: count for state, count in count_states(connection).items()},
+            stripe_oldest_pending_seconds=0.0 if oldest is None else max(0, self._clock() - oldest) / NANOS,
+            events=count_events(connection),
+        )
+
+    def _build_handlers(self) -> ApiHandlers:
+        operations, store = self._operations, self._store
+
+        def read(work: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+            return store.read(lambda connection: work(connection, *arguments, **named))
+
+        return ApiHandlers(
+            is_ready=self._ready.is_set,
+            render_metrics=self._metrics.render,
+            is_authorised=self._admission.is_authorised,
+            load_usage=lambda query: read(load_usage, query),
+            explain=partial(read, explain_identifier),
+            list_dead_letters=lambda: [render_letter(letter) for letter in read(list_dead_letters)],
+            list_held=lambda: [render_record(record) for record in read(list_unsettled)],
+            stripe_status=lambda: read(render_status),
+            operate=build_operate(operations),
+            not_found=(NothingFound, UnknownEvent),
+            refused=(NoStripe, StripeProblem, NotHeld),
+        )
+
+
+def build_operate(operations: Operations) -> dict[str, Callable[[dict[str, Any]], Any]]:
+    """Operator commands by name, each taking a JSON object. Raises BadQuery for a missing argument."""
+
+    def assign(arguments: dict[str, Any]) -> Any:
+        return operations.assign_customer(
+            **_require_texts(arguments, ("event_id", "customer_id", "operator", "reason"))
+        )
+
+    def resolve(arguments: dict[str, Any]) -> Any:
+        texts = _require_texts(arguments, ("event_id", "operator", "reason"))
+        quantities = arguments.get("quantities")
+        if not isinstance(quantities, dict):
+            raise BadQuery("quantities: give an object of token units and integers")
+        try:
+            return operations.resolve_usage(**texts, quantities=quantities)
+        except InvalidResolution as error:
+            raise BadQuery(str(error)) from error
+
+    return {
+        "assign-customer": assign,
+        "resolve-usage": resolve,
+        "replay-dead-letters": lambda arguments: operations.replay_dead_letters(arguments.get("letter_ids") or ()),
+        "stripe-flush": lambda _: operations.flush_stripe(),
+        "stripe-plan": lambda _: operations.plan_stripe(),
+        "stripe-apply": lambda _: operations.apply_stripe(),
+        "stripe-reissue": lambda arguments: operations.reissue_intent(str(arguments.get("identifier"))),
+        "reconcile": lambda arguments: operations.reconcile_stripe(since_nanos=arguments.get("since_nanos")),
+    }
+
+
+def _require_texts(arguments: dict[str, Any], names: Sequence[str]) -> dict[str, str]:
+    for name in names:
+        if not isinstance(arguments.get(name), str) or not arguments[name].strip():
+            raise BadQuery(f"{name}: give a non-empty text")
+    return {name: arguments[name] for name in names}
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that leaves signals to the sidecar."""
+
+    def __init__(self, application: Any) -> None:
+        config = uvicorn.Config(
+            application,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=10,
+            server_header=False,
+        )
+        super().__init__(config)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _bind_sockets(addresses: Sequence[Address]) -> tuple[list[socket.socket], list[str]]:
+    bound, problems = [], []
+    for address in addresses:
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        item = socket.socket(family, socket.SOCK_STREAM)
+        item.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            item.bind((address.host, address.port))
+            item.listen(512)
+        except OSError as error:
+            item.close()
+            problems.append(_describe_port(address, error.strerror or str(error)))
+        else:
+            item.setblocking(False)
+            bound.append(item)
+    return bound, problems
+
+
+def _bind_grpc(server: grpc.aio.Server, address: Address) -> None:
+    try:
+        server.add_insecure_port(str(address))
+    except RuntimeError as error:
+        raise CannotStart([_describe_port(address, "address in use or not permitted")]) from error
+
+
+def _describe_port(address: Address, why: str) -> str:
+    return f"cannot listen on {address}: {why}; stop the other program or set `listen` in otelbill.yaml"
+
+
+def find_sidecar(data_dir: Path) -> str | None:
+    """host:port of the API of the sidecar that holds this ledger."""
+    try:
+        return str(json.loads((data_dir / ADDRESS_FILE).read_text())["api"])
+    except (OSError, ValueError, KeyError):
+        return None

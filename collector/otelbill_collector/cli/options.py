@@ -1,0 +1,81 @@
+"""Options and printing that several commands share. Owns how a configuration is found and how tables look."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from otelbill_collector.config import Config
+from otelbill_collector.config.process import load_process_config
+from otelbill_collector.ledger.sqlite import LedgerUnavailable, SqliteStore
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+_DEFAULT_CONFIG = Path("otelbill.yaml")
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+def config_options(command: F) -> F:
+    """--config and --data-dir, in one meaning for every command."""
+    command = click.option(
+        "--data-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Folder of the ledger. Also OTELBILL_DATA_DIR.  [default: ./otelbill-data]",
+    )(command)
+    return click.option(
+        "--config",
+        "config_path",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Configuration file.  [default: ./otelbill.yaml where there is one]",
+    )(command)
+
+
+def require_config(config_path: Path | None, data_dir: Path | None) -> Config:
+    """The configuration of these options and the environment. Raises ConfigError."""
+    if config_path is None and _DEFAULT_CONFIG.is_file():
+        config_path = _DEFAULT_CONFIG
+    overrides = {} if data_dir is None else {"data_dir": str(data_dir)}
+    return load_process_config(config_path, overrides)
+
+
+def read_ledger(config: Config, work: Callable[[Any], T]) -> T:
+    """Run a read model on a snapshot of the ledger. Any: the store's connection, which only read models use."""
+    try:
+        store = SqliteStore(config.data_dir, read_only=True)
+    except LedgerUnavailable as error:
+        raise click.ClickException(str(error)) from error
+    try:
+        return store.read(work)
+    finally:
+        store.close()
+
+
+def print_json(value: Any) -> None:
+    """Any: what the read models give."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_json_lines(rows: Iterable[Mapping[str, Any]]) -> None:
+    """One object per line."""
+    for row in rows:
+        click.echo(json.dumps(row, ensure_ascii=False))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str]) -> None:
+    """A table on the terminal; None shows as a dash."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    numeric = set(right)
+    for column in columns:
+        table.add_column(column, justify="right" if column in numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*("-" if cell is None else str(cell) for cell in row))
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160, highlight=False)
+    console.print(table)

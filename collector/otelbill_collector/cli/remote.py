@@ -1,0 +1,55 @@
+"""Operator commands where the ledger is: in the sidecar that holds it, or in this process when none does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import httpx
+
+from otelbill_collector.config import Config
+from otelbill_collector.ledger.sqlite import LedgerLocked, LedgerUnavailable
+
+_TIMEOUT_SECONDS = 120.0
+
+
+def operate_ledger(config: Config, name: str, arguments: dict[str, Any]) -> Any:
+    """Run an operation by name; the answer is its JSON value. Raises ClickException with the reason."""
+    from otelbill_collector.app import build_operate, find_sidecar, open_operations
+    from otelbill_collector.export.stripe.client import StripePackageMissing
+    from otelbill_collector.export.stripe.ports import StripeProblem
+    from otelbill_collector.ledger.books import UnknownEvent
+    from otelbill_collector.ledger.resolutions import NotHeld
+    from otelbill_collector.operations import NoStripe
+    from otelbill_collector.web.api import BadQuery
+
+    try:
+        with open_operations(config) as operations:
+            return build_operate(operations)[name](arguments)
+    except LedgerLocked as error:
+        address = find_sidecar(config.data_dir)
+        if address is None:
+            raise click.ClickException(f"{error}; its API address is not known yet, try again") from error
+        return _post(f"http://{address}/v1/operations/{name}", arguments, config)
+    except (
+        UnknownEvent,
+        NotHeld,
+        NoStripe,
+        StripeProblem,
+        StripePackageMissing,
+        BadQuery,
+        LedgerUnavailable,
+    ) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _post(url: str, arguments: dict[str, Any], config: Config) -> Any:
+    headers = {"authorization": f"Bearer {config.tokens[0]}"} if config.tokens else {}
+    try:
+        answer = httpx.post(url, json=arguments, headers=headers, timeout=_TIMEOUT_SECONDS, trust_env=False)
+    except httpx.HTTPError as error:
+        raise click.ClickException(f"the sidecar at {url} does not answer: {error}") from error
+    value = answer.json()
+    if answer.status_code != 200:
+        raise click.ClickException(str(value.get("error", value)))
+    return value

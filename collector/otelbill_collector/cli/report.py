@@ -1,0 +1,165 @@
+"""`otelbill usage`, `explain`, `held` and `suspense`: what the ledger holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from otelbill_collector.cli.options import (
+    config_options,
+    json_option,
+    print_json,
+    print_json_lines,
+    print_table,
+    read_ledger,
+    require_config,
+)
+from otelbill_collector.domain.instants import parse_instant
+from otelbill_collector.explanation import NothingFound, explain_identifier, render_record
+from otelbill_collector.ledger.lineage import list_suspense, list_unsettled
+from otelbill_collector.ledger.rollups import DIMENSIONS, UnknownDimension, UsageQuery, load_usage
+
+_NUMERIC = ("events", "input", "cache read", "cache write", "output", "cost", "charge", "unpriced", "held")
+
+
+class InstantType(click.ParamType[int]):
+    """A time or a date, as nanoseconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Any: click's own signature."""
+        try:
+            return parse_instant(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command("usage")
+@click.option("--by", default="customer", show_default=True, help=f"Comma-separated: {', '.join(DIMENSIONS)}.")
+@click.option("--from", "from_nanos", type=InstantType(), help="Start of event time, included.")
+@click.option("--to", "to_nanos", type=InstantType(), help="End of event time, excluded.")
+@click.option("--where", multiple=True, metavar="DIMENSION=VALUE", help="Only this value; may be given several times.")
+@config_options
+@json_option
+def show_usage(
+    by: str,
+    from_nanos: int | None,
+    to_nanos: int | None,
+    where: tuple[str, ...],
+    config_path: Path | None,
+    data_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Sums of usage, cost and charge. Reads while the sidecar runs, and sees all that was acknowledged before.
+
+    \b
+    Examples:
+      otelbill usage --by customer,model --from 2026-11-01 --to 2026-12-01
+      otelbill usage --by step,day --where customer=acme --json
+    """
+    dimensions = tuple(part.strip() for part in by.split(",") if part.strip())
+    query = UsageQuery(dimensions, from_nanos, to_nanos, _parse_filters(where))
+    config = require_config(config_path, data_dir)
+    try:
+        rows = read_ledger(config, lambda connection: load_usage(connection, query))
+    except UnknownDimension as error:
+        raise click.BadParameter(str(error), param_hint="--by") from error
+    if as_json:
+        print_json_lines(rows)
+        return
+    columns = (*dimensions, *_NUMERIC, "currency")
+    print_table("usage", columns, (_list_cells(row, dimensions) for row in rows), right=_NUMERIC)
+
+
+def _parse_filters(where: tuple[str, ...]) -> dict[str, str]:
+    filters = {}
+    for item in where:
+        name, separator, value = item.partition("=")
+        if not separator:
+            raise click.BadParameter(f"{item!r} is not DIMENSION=VALUE", param_hint="--where")
+        filters[name.strip()] = value
+    return filters
+
+
+def _list_cells(row: Mapping[str, Any], dimensions: tuple[str, ...]) -> list[object]:
+    quantities = row["quantities"]
+    names = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens")
+    keys = [row[name] if row[name] is not None or name != "customer" else "(suspense)" for name in dimensions]
+    tokens = [quantities.get(name, 0) for name in names]
+    return [*keys, row["events"], *tokens, row["cost"], row["charge"], row["unpriced"], row["held"], row["currency"]]
+
+
+@click.command("explain")
+@click.argument("identifier")
+@config_options
+@json_option
+def explain(identifier: str, config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """From any id to everything it is connected with: records, trace, price version, Stripe identifiers.
+
+    The id may be a Stripe identifier (ob1....), a record or event id, a trace or span id, a run id, or the provider's
+    response id.
+
+    \b
+    Example:
+      otelbill explain 4bf92f3577b34da6a3ce929d0e0e4736
+    """
+    config = require_config(config_path, data_dir)
+    try:
+        found = read_ledger(config, lambda connection: explain_identifier(connection, identifier))
+    except NothingFound as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        print_json(found)
+        return
+    columns = ("kind", "revision", "record_id", "span_id", "customer_id", "step", "model", "reason", "rating", "charge")
+    for title in ("records", "related"):
+        if found[title]:
+            print_table(title, columns, ([row[name] for name in columns] for row in found[title]), right=("charge",))
+    for version in found["price_versions"]:
+        click.echo(f"price version {version['price_version']}: {version['content']}")
+    intent_columns = ("identifier", "meter", "customer_id", "window_start", "revision", "value", "state")
+    if found["stripe"]:
+        rows = ([row[name] for name in intent_columns] for row in found["stripe"])
+        print_table("stripe", intent_columns, rows, right=("value",))
+
+
+@click.command("held")
+@config_options
+@json_option
+def show_held(config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """Usage that is billable but not settled: unknown or estimated quantities (held), or no price (unpriced).
+
+    \b
+    Example:
+      otelbill held --json
+    """
+    _print_records("held", partial(list_unsettled), config_path, data_dir, as_json)
+
+
+@click.command("suspense")
+@config_options
+@json_option
+def show_suspense(config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """Billable usage that belongs to no customer yet; `otelbill adjust EVENT --customer` assigns it.
+
+    \b
+    Example:
+      otelbill suspense
+    """
+    _print_records("suspense", partial(list_suspense), config_path, data_dir, as_json)
+
+
+def _print_records(title: str, load: Any, config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """Any: a read model that takes the connection."""
+    config = require_config(config_path, data_dir)
+    rows = [render_record(record) for record in read_ledger(config, load)]
+    if as_json:
+        print_json_lines(rows)
+        return
+    columns = ("event_id", "ended_at", "customer_id", "step", "provider", "model", "reason", "usage_source", "rating")
+    print_table(title, columns, ([row[name] for name in columns] for row in rows), right=())

@@ -1,0 +1,124 @@
+"""`otelbill stripe plan | apply | status | flush | reissue`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from otelbill_collector.cli.options import (
+    config_options,
+    json_option,
+    print_json,
+    print_table,
+    read_ledger,
+    require_config,
+)
+from otelbill_collector.cli.remote import operate_ledger
+from otelbill_collector.operations import render_status
+
+
+@click.group("stripe")
+def stripe() -> None:
+    """The Stripe side: meters and prices, what waits, sending now.
+
+    \b
+    Examples:
+      otelbill stripe plan
+      otelbill stripe status --json
+    """
+
+
+def _print_plan(name: str, config_path: Path | None, data_dir: Path | None, as_json: bool) -> bool:
+    answer = operate_ledger(require_config(config_path, data_dir), name, {})
+    if as_json:
+        print_json(answer)
+    else:
+        columns = ("kind", "key", "change", "detail")
+        print_table(name, columns, ([row[column] for column in columns] for row in answer["items"]), right=())
+    return bool(answer["pending"])
+
+
+@stripe.command("plan")
+@config_options
+@json_option
+def plan(config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """Show which meters and prices are missing. Changes nothing; exit status 2 when something is pending.
+
+    \b
+    Example:
+      otelbill stripe plan --config otelbill.yaml
+    """
+    if _print_plan("stripe-plan", config_path, data_dir, as_json):
+        raise click.exceptions.Exit(2)
+
+
+@stripe.command("apply")
+@config_options
+@json_option
+def apply(config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """Create the meters and the price that are missing. May be repeated; deletes nothing.
+
+    \b
+    Example:
+      otelbill stripe apply --config otelbill.yaml
+    """
+    _print_plan("stripe-apply", config_path, data_dir, as_json)
+
+
+@stripe.command("flush")
+@config_options
+@json_option
+def flush(config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """Close every window now, open ones too, and send what can be sent. Later usage makes further revisions.
+
+    \b
+    Example:
+      otelbill stripe flush
+    """
+    answer = operate_ledger(require_config(config_path, data_dir), "stripe-flush", {})
+    if as_json:
+        print_json(answer)
+        return
+    click.echo(f"{answer['intents_made']} intents made, {answer['sent']} sent: {answer['outcomes']}")
+    click.echo("nothing waits" if answer["drained"] else "some intents wait; see `otelbill stripe status`")
+
+
+@stripe.command("reissue")
+@click.argument("identifier")
+@config_options
+@json_option
+def reissue(identifier: str, config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """Send a rejected or mismatched intent again as a new revision. Refused while it may be at Stripe.
+
+    \b
+    Example:
+      otelbill stripe reissue ob1.4wq2e6cs3lkx7m5obvhzna2tduy8fgirpj0x1b9e
+    """
+    answer = operate_ledger(require_config(config_path, data_dir), "stripe-reissue", {"identifier": identifier})
+    if as_json:
+        print_json(answer)
+        return
+    click.echo(f"{identifier} is given up; its value goes out as {answer['identifier']}")
+
+
+@stripe.command("status")
+@config_options
+@json_option
+def show_status(config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """Intents by state, what is stopped and why, and the books of each lane.
+
+    \b
+    Example:
+      otelbill stripe status
+    """
+    found = read_ledger(require_config(config_path, data_dir), render_status)
+    if as_json:
+        print_json(found)
+        return
+    print_table("intents", ("state", "count"), found["counts"].items(), right=("count",))
+    columns = ("meter", "customer_id", "booked", "delivered", "waiting")
+    rows = ([row[name] for name in columns] for row in found["lanes"])
+    print_table("lanes", columns, rows, right=("booked", "delivered", "waiting"))
+    for stop in found["stops"]:
+        click.echo(f"stopped: {stop['scope']} {stop['name']}: {stop['code']}: {stop['message']}")

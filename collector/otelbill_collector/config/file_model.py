@@ -1,0 +1,326 @@
+"""The form of otelbill.yaml: every setting with its type, default and meaning. Owns single values, not their relations.
+
+The JSON Schema and the reference in docs/configuration.md are derived from here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from otelbill_collector.config.document import WrittenFloat
+from otelbill_collector.config.values import Address, CostNames, StripeMode
+from otelbill_collector.domain.instants import NANOS, parse_instant
+from otelbill_collector.domain.prices import PER_MAX, InvalidPrice, parse_percent, parse_unit_price
+
+_DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
+_DURATION_NANOS = {"ms": NANOS // 1000, "s": NANOS, "m": 60 * NANOS, "h": 3600 * NANOS, "d": 86400 * NANOS}
+_ADDRESS = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]\s]+)):([0-9]{1,5})")
+_URL = re.compile(r"https?://[^\s/]+\S*")
+_UNIT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
+
+
+def _fail(message: str, remedy: str) -> PydanticCustomError:
+    """An error whose remedy travels in its context. Only a price is ever quoted, and not when it is a reference."""
+    return PydanticCustomError("setting", "{message}", {"message": message, "remedy": remedy})
+
+
+def _parse_integer(value: Any) -> int:  # Any: whatever the file has
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value):
+        return int(value)  # an environment reference is text
+    raise _fail("is not a whole number", "write digits only, such as 100000")
+
+
+def _parse_text(value: Any) -> str:
+    if isinstance(value, str) and not isinstance(value, WrittenFloat):
+        if value.strip():
+            return value
+        raise _fail("is empty", "write a value, or leave the setting out")
+    raise _fail("is not text", 'write it in quotes, such as "123"')
+
+
+def _parse_decimal_text(value: Any) -> str | int:
+    if isinstance(value, WrittenFloat):
+        raise _fail("is a floating-point number, which cannot hold money exactly", "write it in quotes")
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise _fail("is not a decimal number", 'write it in quotes, such as "0.60"')
+
+
+def _parse_moment(value: Any) -> int:
+    try:
+        return parse_instant(_parse_text(value))
+    except ValueError:
+        raise _fail("is not a date or a time", "write 2026-01-01 or 2026-01-01T00:00:00Z") from None
+
+
+def _parse_duration(value: Any) -> int:
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise _fail("is not a duration", 'write a number with ms, s, m, h or d, such as "5m"')
+    return int(match[1]) * _DURATION_NANOS[match[2]]
+
+
+def _parse_address(value: Any) -> Address:
+    match = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
+    if match is None or int(match[3]) > 65_535:
+        raise _fail("is not host:port", 'write both, such as "127.0.0.1:4327"')
+    return Address(match[1] or match[2], int(match[3]))
+
+
+def _require_url(value: str) -> str:
+    if not _URL.fullmatch(value):
+        raise _fail("is not an http or https URL", 'write it whole, such as "http://127.0.0.1:4318"')
+    return value.rstrip("/")
+
+
+def _require_unit(value: str) -> str:
+    if not _UNIT.fullmatch(value):
+        raise _fail("is not a unit name", "use letters, digits and . _ -, such as input_tokens")
+    return value
+
+
+def _require_model(value: str) -> str:
+    if "*" in value[:-1]:
+        raise _fail("has * before its end", "end the name with one *, such as gpt-4o*")
+    return value
+
+
+def _require_currency(value: str) -> str:
+    if not re.fullmatch(r"[A-Z]{3}", value):
+        raise _fail("is not a currency code", "write three capital letters, such as USD")
+    return value
+
+
+def _require_stripe_customer(value: str) -> str:
+    if not re.fullmatch(r"cus_[A-Za-z0-9_]{1,95}", value):
+        raise _fail("is not a Stripe customer id", "copy it from Stripe; it starts with cus_")
+    return value
+
+
+def _parse_amount(parse: Callable[[], int]) -> int:
+    try:
+        return parse()
+    except InvalidPrice as error:
+        raise _fail(str(error), error.remedy) from None
+
+
+def _schema(**content: Any) -> WithJsonSchema:  # Any: JSON
+    return WithJsonSchema(content)
+
+
+def _integer(low: int, high: int) -> Any:
+    return Annotated[
+        int,
+        Field(ge=low, le=high),
+        BeforeValidator(_parse_integer),
+        _schema(type="integer", minimum=low, maximum=high),
+    ]
+
+
+Text = Annotated[str, BeforeValidator(_parse_text), _schema(type="string", minLength=1)]
+Secret = Annotated[SecretStr, BeforeValidator(_parse_text), _schema(type="string", minLength=1)]
+Url = Annotated[Text, AfterValidator(_require_url), _schema(type="string", pattern="^https?://")]
+Unit = Annotated[Text, AfterValidator(_require_unit), _schema(type="string", pattern=f"^{_UNIT.pattern}$")]
+ModelPattern = Annotated[Text, AfterValidator(_require_model), _schema(type="string", pattern=r"^[^*]*\*?$")]
+Currency = Annotated[Text, AfterValidator(_require_currency), _schema(type="string", pattern="^[A-Z]{3}$")]
+StripeCustomer = Annotated[
+    Text, AfterValidator(_require_stripe_customer), _schema(type="string", pattern=r"^(cus_|\$\{)")
+]
+DecimalText = Annotated[Any, BeforeValidator(_parse_decimal_text), _schema(type=["string", "integer"])]
+Moment = Annotated[int, BeforeValidator(_parse_moment), _schema(type="string")]
+Duration = Annotated[Any, BeforeValidator(_parse_duration), _schema(type="string", pattern=f"^{_DURATION.pattern}$")]
+ListenAddress = Annotated[Any, BeforeValidator(_parse_address), _schema(type="string", pattern=":[0-9]+$")]
+Count: Any = _integer(1, 2**40)
+Seconds: Any = _integer(0, 86_400)
+LingerMillis: Any = _integer(0, 1_000)
+CallRate: Any = _integer(0, 10_000)
+Per: Any = _integer(1, PER_MAX)
+
+
+class Section(BaseModel):
+    """A mapping in which an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True)
+
+
+class ListenSection(Section):
+    """Addresses to listen on."""
+
+    grpc: ListenAddress = Field(default="127.0.0.1:4327", description="Address for OTLP over gRPC.")
+    http: ListenAddress = Field(default="127.0.0.1:4328", description="Address for OTLP over HTTP (`/v1/traces`).")
+    api: ListenAddress = Field(
+        default="127.0.0.1:4329", description="Address for the API, `/metrics`, health checks and the pages."
+    )
+
+
+class LimitsSection(Section):
+    """Bounds of what is taken from senders."""
+
+    body_bytes: Count = Field(default=16_777_216, description="Largest request body as sent; a larger one is refused.")
+    decompressed_bytes: Count = Field(default=67_108_864, description="Largest request body after decompression.")
+    spans_per_request: Count = Field(default=100_000, description="Most spans in one request.")
+    attributes_per_span: Count = Field(default=1_024, description="Most attributes on one span.")
+    inflight_bytes: Count = Field(
+        default=268_435_456,
+        description="Most bytes taken but not yet committed; beyond it senders are told to wait.",
+    )
+    commit_linger_ms: LingerMillis = Field(
+        default=2, description="How long a commit waits for more requests under load, in milliseconds."
+    )
+    future_seconds: Seconds = Field(
+        default=300,
+        description="How far in the future a span may end before it is dead-lettered: a sender's clock is wrong.",
+    )
+
+
+class ClaimsSection(Section):
+    """How spans that describe the same call are told apart."""
+
+    grace_seconds: Seconds = Field(
+        default=60, description="How long a span that may lose its claim waits for the other spans of its trace."
+    )
+    accept_estimates: list[Text] = Field(
+        default=[],
+        description="Dialects (see `otelbill dialects`) whose estimated token counts are rated instead of held.",
+    )
+
+
+class ForwardSection(Section):
+    """Send spans on, with their cost."""
+
+    endpoint: Url = Field(description="OTLP/HTTP base URL that spans are sent on to.")
+    headers: dict[str, Secret] = Field(default={}, description="Headers of those requests. Their values are secrets.")
+    cost_names: Annotated[list[CostNames], Field(min_length=1)] = Field(
+        default=["otelbill"],
+        description="Whose names the cost is written under: `otelbill`, `gen_ai`, `openinference`, `langfuse`.",
+    )
+    queue_spans: Count = Field(
+        default=100_000, description="Most spans waiting to be sent on; billing does not wait for it."
+    )
+
+
+class StripeSection(Section):
+    """Send usage to Stripe."""
+
+    api_key: Secret = Field(description="Stripe API key. Refer to the environment: `${STRIPE_API_KEY}`.")
+    api_base: Url = Field(default="https://api.stripe.com", description="Base URL of the Stripe API.")
+    mode: StripeMode = Field(
+        default="money",
+        description="`money` sends amounts under one event name, `units` quantities under one for each unit.",
+    )
+    event_name: Annotated[Text, Field(max_length=100)] = Field(
+        default="otelbill_charge_usd_micro",
+        description="Event name of the Stripe meter that receives amounts in mode `money`.",
+    )
+    window: Duration = Field(
+        default="5m", description="Length of the slices of time that are sent as one meter event each."
+    )
+    grace: Duration = Field(default="60s", description="How long a slice stays open for late spans before it is sent.")
+    rate_per_second: CallRate = Field(
+        default=0, description="Most calls to Stripe in a second; 0 means 20 for a test key and 800 for a live one."
+    )
+    since: Moment | None = Field(
+        default=None,
+        description="Usage before this instant is not sent, e.g. when Stripe joins a ledger with a history.",
+    )
+    meters: dict[Unit, Annotated[Text, Field(max_length=100)]] = Field(
+        default={}, description="In mode `units`: the event name of the Stripe meter for each unit."
+    )
+
+
+class CustomerSection(Section):
+    """What is known of a customer outside telemetry."""
+
+    stripe: StripeCustomer | None = Field(
+        default=None, description="Stripe customer id (`cus_...`) that usage is sent to."
+    )
+
+
+class Selecting(Section):
+    """For whom, what and when an entry of the rate card holds."""
+
+    customer: Text | None = Field(default=None, description="Only for this customer.")
+    step: Text | None = Field(default=None, description="Only for this step.")
+    model: ModelPattern | None = Field(
+        default=None, description="Only for this model; a `*` at the end matches by prefix."
+    )
+    provider: Text | None = Field(
+        default=None, description="Only for this provider, in any spelling (`azure` is `az.ai.openai`)."
+    )
+    from_: Moment | None = Field(
+        default=None, alias="from", description="First instant in force. A date is midnight UTC."
+    )
+    to: Moment | None = Field(default=None, description="First instant no longer in force.")
+
+
+class PriceSection(Selecting):
+    """A price of one unit; `price` holds attos for one unit after validation."""
+
+    unit: Unit = Field(description="Unit that is priced, such as `input_tokens` or one of your own.")
+    per: Per = Field(default=1, description="How many units the price is for.")
+    price: DecimalText = Field(description="Price of `per` units, in quotes.")
+
+    @field_validator("price")
+    @classmethod
+    def _parse_price(cls, value: str | int, info: ValidationInfo) -> int:
+        return _parse_amount(lambda: parse_unit_price(value, info.data.get("per", 1)))
+
+
+class MarkupSection(Selecting):
+    """Cost-plus for what no price covers; `percent` holds ten-thousandths of a percent after validation."""
+
+    percent: DecimalText = Field(description="Percent added to the provider's cost, in quotes.")
+
+    @field_validator("percent")
+    @classmethod
+    def _parse_percent(cls, value: str | int) -> int:
+        return _parse_amount(lambda: parse_percent(value))
+
+
+class RateCardSection(Section):
+    """What customers are charged."""
+
+    currency: Currency = Field(default="USD", description="Currency of the charges. Markups need USD.")
+    prices: list[PriceSection] = Field(
+        default=[], description="Prices by unit; the most specific one in force applies."
+    )
+    markup: list[MarkupSection] = Field(
+        default=[], description="Markups on provider cost for units that no price covers."
+    )
+
+
+class ConfigFile(Section):
+    """otelbill.yaml. Everything is optional."""
+
+    data_dir: Text = Field(default="./otelbill-data", description="Directory of the ledger.")
+    listen: ListenSection = Field(default_factory=ListenSection, description="Addresses to listen on.")
+    tokens: list[Secret] = Field(
+        default=[], description="Bearer tokens of which senders must present one. Without any, senders are not asked."
+    )
+    limits: LimitsSection = Field(default_factory=LimitsSection, description="Bounds of what is taken from senders.")
+    claims: ClaimsSection = Field(default_factory=ClaimsSection, description="How spans of one call are told apart.")
+    forward: ForwardSection | None = Field(default=None, description="Send spans on, with their cost. Off when absent.")
+    stripe: StripeSection | None = Field(default=None, description="Send usage to Stripe. Off when absent.")
+    customers: dict[Text, CustomerSection] = Field(
+        default={}, description="What is known of customers, by customer id."
+    )
+    rate_card: RateCardSection | None = Field(
+        default=None, description="What customers are charged. Without it, exactly what providers charge."
+    )

@@ -1,0 +1,219 @@
+"""OTLP wire bytes to span views, without an object per attribute. Owns the trimmed schema and the attribute values.
+
+The schema below is wire-compatible with opentelemetry-proto: a repeated KeyValue is read as map<string, bytes>, so the
+parser hands over each attribute's value still encoded, and a value is decoded only when a rule asks for its key. Prompt
+content is skipped that way: it never becomes a Python string. See docs/decisions/0003-decode.md for the measurements.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError, Message
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+
+from otelbill_collector.decode.spans import EventView, SpanView, Value
+
+_Field = descriptor_pb2.FieldDescriptorProto
+_SCALARS = {
+    "bytes": _Field.TYPE_BYTES,
+    "string": _Field.TYPE_STRING,
+    "int32": _Field.TYPE_INT32,
+    "uint32": _Field.TYPE_UINT32,
+    "fixed64": _Field.TYPE_FIXED64,
+}
+
+# message -> (field, number, type); "*" repeats, "{}" is map<string, bytes>.
+_SCHEMA: dict[str, tuple[tuple[str, int, str], ...]] = {
+    "Scope": (("name", 1, "string"), ("version", 2, "string")),
+    "Status": (("code", 3, "int32"),),
+    "Event": (("name", 2, "string"), ("attributes", 3, "{}")),
+    "Resource": (("attributes", 1, "{}"),),
+    "Span": (
+        ("trace_id", 1, "bytes"),
+        ("span_id", 2, "bytes"),
+        ("parent_span_id", 4, "bytes"),
+        ("name", 5, "string"),
+        ("kind", 6, "int32"),
+        ("start_time_unix_nano", 7, "fixed64"),
+        ("end_time_unix_nano", 8, "fixed64"),
+        ("attributes", 9, "{}"),
+        ("events", 11, "*Event"),
+        ("status", 15, "Status"),
+    ),
+    "ScopeSpans": (("scope", 1, "Scope"), ("spans", 2, "*Span")),
+    "ResourceSpans": (("resource", 1, "Resource"), ("scope_spans", 2, "*ScopeSpans")),
+    "Request": (("resource_spans", 1, "*ResourceSpans"),),
+}
+_PACKAGE = "otelbill.trimmed"
+
+
+class MalformedRequest(ValueError):
+    """The body is not an ExportTraceServiceRequest: the sender is told (400, INVALID_ARGUMENT), nothing is stored."""
+
+
+def _add_field(message: descriptor_pb2.DescriptorProto, name: str, number: int, kind: str) -> None:
+    field = message.field.add(name=name, number=number, label=_Field.LABEL_OPTIONAL)
+    if kind == "{}":
+        entry_name = "".join(part.capitalize() for part in name.split("_")) + "Entry"
+        entry = message.nested_type.add(name=entry_name)
+        entry.options.map_entry = True
+        entry.field.add(name="key", number=1, type=_Field.TYPE_STRING, label=_Field.LABEL_OPTIONAL)
+        entry.field.add(name="value", number=2, type=_Field.TYPE_BYTES, label=_Field.LABEL_OPTIONAL)
+        field.label = _Field.LABEL_REPEATED
+        field.type = _Field.TYPE_MESSAGE
+        field.type_name = f".{_PACKAGE}.{message.name}.{entry_name}"
+        return
+    if kind.startswith("*"):
+        field.label = _Field.LABEL_REPEATED
+    target = kind.lstrip("*")
+    if target in _SCALARS:
+        field.type = _SCALARS[target]
+    else:
+        field.type = _Field.TYPE_MESSAGE
+        field.type_name = f".{_PACKAGE}.{target}"
+
+
+def _build_request_class() -> type[Message]:
+    file = descriptor_pb2.FileDescriptorProto(name="otelbill/trimmed.proto", package=_PACKAGE, syntax="proto3")
+    for message_name, fields in _SCHEMA.items():
+        message = file.message_type.add(name=message_name)
+        for name, number, kind in fields:
+            _add_field(message, name, number, kind)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.Request"))
+
+
+_Request = _build_request_class()
+
+
+class AttributeView(Mapping[str, Value]):
+    """Attributes of one span, resource or event: keys are known, values are decoded when asked for (last one wins)."""
+
+    __slots__ = ("_encoded",)
+
+    def __init__(self, encoded: Mapping[str, bytes]) -> None:
+        self._encoded = encoded
+
+    def __getitem__(self, key: str) -> Value:
+        # A protobuf map creates a missing key on [] access, so look before reading.
+        if key not in self._encoded:
+            raise KeyError(key)
+        return decode_value(self._encoded[key])
+
+    def get(self, key: str, default: Any = None) -> Any:  # Any: the signature of Mapping.get
+        raw = self._encoded.get(key)
+        return default if raw is None else decode_value(raw)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._encoded
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._encoded)
+
+    def __len__(self) -> int:
+        return len(self._encoded)
+
+    def encoded(self, key: str) -> bytes:
+        """The value's wire bytes, for copying it without decoding."""
+        return self._encoded[key]
+
+
+_STRING, _BOOL, _INT, _DOUBLE = 0x0A, 0x10, 0x18, 0x21
+_read_double = struct.Struct("<d").unpack_from
+
+
+def decode_value(raw: bytes) -> Value:
+    """One encoded AnyValue: scalars by hand, arrays by the official schema; maps and bytes carry no usage: None."""
+    if not raw:
+        return None
+    tag = raw[0]
+    if tag == _STRING:
+        size, start = raw[1], 2
+        if size >= 0x80:
+            size, start = _read_varint(raw, 1)
+        if start + size == len(raw):
+            return raw[start:].decode("utf-8", "replace")
+    elif tag == _INT:
+        number, end = _read_varint(raw, 1)
+        if end == len(raw):
+            return number - (1 << 64) if number >= 1 << 63 else number
+    elif tag == _DOUBLE and len(raw) == 9:
+        return cast(float, _read_double(raw, 1)[0])
+    elif tag == _BOOL and len(raw) == 2:
+        return raw[1] != 0
+    return _decode_official(raw)
+
+
+def _read_varint(raw: bytes, start: int) -> tuple[int, int]:
+    number = shift = 0
+    for index in range(start, min(len(raw), start + 10)):
+        byte = raw[index]
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number & 0xFFFFFFFFFFFFFFFF, index + 1
+        shift += 7
+    return 0, -1
+
+
+def _decode_official(raw: bytes) -> Value:
+    try:
+        return _convert_any(AnyValue.FromString(raw))
+    except DecodeError:
+        return None
+
+
+def _convert_any(value: AnyValue) -> Value:
+    match value.WhichOneof("value"):
+        case "string_value":
+            return value.string_value
+        case "int_value":
+            return value.int_value
+        case "double_value":
+            return value.double_value
+        case "bool_value":
+            return value.bool_value
+        case "array_value":
+            return tuple(_convert_any(item) for item in value.array_value.values)
+        case _:
+            return None
+
+
+def decode_request(body: bytes) -> list[SpanView]:
+    """All spans of one ExportTraceServiceRequest, in wire order. Raises MalformedRequest."""
+    request = cast(Any, _Request())  # Any: the class is made at run time from the schema above
+    try:
+        request.ParseFromString(body)
+    except DecodeError as error:
+        raise MalformedRequest("the body is not an OTLP ExportTraceServiceRequest in protobuf") from error
+    spans: list[SpanView] = []
+    for resource_spans in request.resource_spans:
+        resource = AttributeView(resource_spans.resource.attributes)
+        for scope_spans in resource_spans.scope_spans:
+            scope = scope_spans.scope
+            scope_name, scope_version = scope.name, scope.version
+            spans.extend(_view_span(span, resource, scope_name, scope_version) for span in scope_spans.spans)
+    return spans
+
+
+def _view_span(span: Any, resource: AttributeView, scope_name: str, scope_version: str) -> SpanView:
+    events = span.events
+    return SpanView(
+        trace_id=span.trace_id,
+        span_id=span.span_id,
+        parent_span_id=span.parent_span_id,
+        name=span.name,
+        kind=span.kind,
+        started_nanos=span.start_time_unix_nano,
+        ended_nanos=span.end_time_unix_nano,
+        status_code=span.status.code,
+        scope_name=scope_name,
+        scope_version=scope_version,
+        resource=resource,
+        attributes=AttributeView(span.attributes),
+        events=tuple(EventView(event.name, AttributeView(event.attributes)) for event in events) if events else (),
+    )

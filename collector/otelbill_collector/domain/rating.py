@@ -1,0 +1,215 @@
+"""Rating: usage x prices in force at event time -> exact amounts. A pure function of card, book, names, usage, time.
+
+Owns the arithmetic, the split of subsets, and the price version that explains both. Never rounds; a unit without a
+price makes an event unpriced, never free. Lookups are kept per combination of names, so that an event is cheap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import NamedTuple
+
+from otelbill_collector.domain import usage as units
+from otelbill_collector.domain.money import EXACT, InexactAmount, multiply_exact
+from otelbill_collector.domain.prices import PriceVersion, Timeline
+from otelbill_collector.domain.provider_prices import PriceBook
+from otelbill_collector.domain.ratecard import AT_COST, EventNames, RateCard
+from otelbill_collector.domain.tariffs import PARENTS, Levels, Tariff, UnitRate, create_route
+from otelbill_collector.domain.usage import Quantities, Quantity, RatingState
+
+_ROUTES_MAX = 16_384  # combinations of names; they come from outside
+_new_tuple = tuple.__new__  # makes a named tuple without its constructor's argument handling
+
+
+class Line(NamedTuple):
+    """One priced part of an event; the parts are disjoint and their amounts add up to the event's. Money in attos."""
+
+    unit: str
+    quantity: Quantity
+    charge_price_attos: int | None  # for one unit
+    cost_price_attos: int | None
+    charge_attos: int | None
+    cost_attos: int | None
+
+
+class Rated(NamedTuple):
+    """What an event costs and is charged. `charge_attos` is in `currency`, `cost_attos` in USD; None is unknown.
+
+    `version` holds every price used; `problems` say why an event is unpriced ("no_price: vector_queries").
+    A tuple rather than a dataclass, because one is made for every event.
+    """
+
+    state: RatingState
+    version: PriceVersion | None
+    cost_attos: int | None
+    charge_attos: int | None
+    currency: str
+    lines: tuple[Line, ...]
+    problems: tuple[str, ...] = ()
+
+    @property
+    def price_version(self) -> str | None:
+        """Id of the version, or None when no price was used."""
+        return self.version.version_id if self.version else None
+
+
+@dataclass(frozen=True, slots=True)
+class Rater:
+    """Rates events by a rate card and a price book. Without a card, the charge is the provider's cost."""
+
+    card: RateCard = AT_COST
+    book: PriceBook = field(default_factory=PriceBook)
+    _routes: dict[tuple[str | None, ...], Timeline[Levels]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _customers: frozenset[str] = field(init=False, repr=False, compare=False)
+    _steps: frozenset[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        selectors = self.card.list_selectors()
+        names = frozenset(selector.customer_id for selector in selectors if selector.customer_id is not None)
+        object.__setattr__(self, "_customers", names)
+        steps = frozenset(selector.step for selector in selectors if selector.step is not None)
+        object.__setattr__(self, "_steps", steps)
+
+    def rate(
+        self,
+        quantities: Quantities,
+        at_nanos: int,
+        *,
+        provider: str | None = None,
+        model: str | None = None,
+        request_model: str | None = None,
+        service_tier: str | None = None,
+        customer_id: str | None = None,
+        step: str | None = None,
+    ) -> Rated:
+        """Amounts of one event at its event time. Never raises for what an event says: see `Rated.problems`."""
+        # Names that no entry mentions cannot matter; leaving them out keeps the cache as small as the card.
+        customer = customer_id if customer_id in self._customers else None
+        key = (provider, model, request_model, service_tier, customer, step if step in self._steps else None)
+        route = self._routes.get(key) or self._add_route(EventNames(*key))
+        levels = route.find_value(at_nanos)
+        tariff = levels.find_tariff(quantities) if levels.thresholds else levels.tariffs[0]
+        return _rate_quantities(tariff, quantities, self.card.currency)
+
+    def _add_route(self, names: EventNames) -> Timeline[Levels]:
+        if len(self._routes) >= _ROUTES_MAX:
+            self._routes.clear()
+        route = self._routes[names] = create_route(self.card, self.book, names)
+        return route
+
+
+def _rate_quantities(tariff: Tariff, quantities: Quantities, currency: str) -> Rated:
+    """One line per priced part; the whole is known only when every part is."""
+    problems: list[str] = []
+    for subset in tariff.splits:
+        if quantities.get(subset):
+            quantities, problems = _split_subsets(tariff, quantities)
+            break
+    lines: list[Line] = []
+    charge = cost = 0
+    whole = True  # every part so far has both amounts
+    rates = tariff.rates
+    for unit, quantity in quantities.items():
+        if not quantity:
+            continue
+        rate = rates[unit] if unit in rates else tariff.find_rate(unit)
+        if rate is None:
+            continue
+        _, charge_price, cost_price, _ = rate
+        if charge_price is None or cost_price is None or quantity.__class__ is not int or quantity < 0:
+            whole = _append_part(lines, rate, quantity, problems) and whole
+            continue
+        line_charge, line_cost = quantity * charge_price, quantity * cost_price
+        charge += line_charge
+        cost += line_cost
+        lines.append(_new_tuple(Line, (unit, quantity, charge_price, cost_price, line_charge, line_cost)))
+    if not whole or not lines or problems:
+        return _rate_parts(tariff, quantities, lines, problems, currency)
+    version = tariff.find_version(tuple([line[0] for line in lines]), currency)
+    return Rated(RatingState.RATED, version, cost, charge, currency, tuple(lines))
+
+
+def _append_part(lines: list[Line], rate: UnitRate, quantity: Quantity, problems: list[str]) -> bool:
+    """The uncommon part: decimal, or without a price. Returns False when the sums must be taken again.
+
+    A request that nobody prices has no line; what keeps a part from a charge joins `problems`.
+    """
+    unit, charge_price, cost_price, _ = rate
+    charge = cost = None
+    try:
+        if not _is_countable(quantity):
+            problems.append(f"impossible: {unit} is negative or not a number")
+        else:
+            charge = None if charge_price is None else multiply_exact(quantity, charge_price)
+            cost = None if cost_price is None else multiply_exact(quantity, cost_price)
+    except (InexactAmount, ArithmeticError):
+        problems.append(f"inexact: {unit}")
+        charge = cost = None
+    if charge_price is None and unit != units.REQUESTS:
+        problems.append(f"no_price: {unit}")
+    elif charge_price is None and cost_price is None:
+        return True
+    lines.append(Line(unit, quantity, charge_price, cost_price, charge, cost))
+    return False
+
+
+def _is_countable(quantity: Quantity) -> bool:
+    """False for what no meter may count: below zero, infinite, not a number."""
+    return (isinstance(quantity, int) or quantity.is_finite()) and quantity >= 0
+
+
+def _rate_parts(tariff: Tariff, quantities: Quantities, lines: list[Line], problems: list[str], currency: str) -> Rated:
+    """The sums of parts of which some are unknown or absent."""
+    charges = [line.charge_attos for line in lines if line.charge_attos is not None]
+    if not charges and not problems:
+        problems = _explain_nothing(quantities)
+    version = tariff.find_version(tuple([line.unit for line in lines]) or tuple(quantities), currency)
+    cost = _add_costs(tariff, lines)
+    if problems:
+        return Rated(RatingState.UNPRICED, version, cost, None, currency, tuple(lines), tuple(problems))
+    return Rated(RatingState.RATED, version, cost, sum(charges), currency, tuple(lines))
+
+
+def _add_costs(tariff: Tariff, lines: list[Line]) -> int | None:
+    """The sum, or None when a part's cost is unknown. A request without a price of its own costs nothing extra."""
+    costs = [line.cost_attos for line in lines if line.cost_attos is not None]
+    if len(costs) != len(lines):
+        unknown = [line for line in lines if line.cost_attos is None and line.unit != units.REQUESTS]
+        if unknown or not costs:
+            return None
+    return sum(costs) if costs or tariff.cost is not None else None
+
+
+def _explain_nothing(quantities: Quantities) -> list[str]:
+    """No part has a charge: usage of zero is worth zero, but a bare request, or no quantity at all, is unpriced."""
+    if not quantities:
+        return ["no_quantities"]
+    return [f"no_price: {unit}" for unit, quantity in quantities.items() if quantity]
+
+
+def _split_subsets(tariff: Tariff, quantities: Quantities) -> tuple[dict[str, Quantity], list[str]]:
+    """Take separately priced subsets out of their parents, so that no token is priced twice."""
+    parts = dict(quantities)
+    problems: list[str] = []
+    for subset in tariff.splits:
+        taken = parts.get(subset)
+        if not taken:
+            continue
+        parent = PARENTS[subset]
+        if not _is_countable(taken) or not _is_countable(parts.get(parent, 0)):
+            continue  # refused where the lines are made
+        rest = _subtract(parts.get(parent, 0), taken)
+        if rest < 0:
+            problems.append(f"impossible: {subset} exceeds {parent}")
+            continue
+        parts[parent] = rest
+    return parts, problems
+
+
+def _subtract(whole: Quantity, part: Quantity) -> Quantity:
+    if isinstance(whole, int) and isinstance(part, int):
+        return whole - part
+    return EXACT.subtract(Decimal(whole), Decimal(part))

@@ -1,0 +1,201 @@
+"""From candidates to bookings: recognise repeats, decide each touched claim group, rate, and write the difference.
+
+Whatever the order of arrival, what is booked in the end is a function of the set of spans: every new span makes its
+whole group be decided again, and only the difference to what stands in the ledger is appended, as reversals and new
+revisions. Owns that comparison; the rules of claims stand in `decode.claims`, those of prices in `domain.rating`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from otelbill_collector.domain.ids import digest_parts
+from otelbill_collector.domain.instants import DAY_NANOS
+from otelbill_collector.domain.records import Amounts, UsageRecord, digest_candidate, identify_candidate
+from otelbill_collector.domain.usage import Candidate, Decision
+from otelbill_collector.ledger.groups import GroupIndex, Member
+from otelbill_collector.ledger.instructions import Instruction
+from otelbill_collector.ledger.journal import Due, Placed, append_segment, save_due, save_price_versions, take_due
+from otelbill_collector.ledger.resolutions import Resolution, apply_resolution, is_open
+
+KeysOf = Callable[[Candidate], tuple[bytes, ...]]
+Decide = Callable[[Sequence[Candidate], int], Sequence[Decision]]
+Rate = Callable[[Candidate, Decision], tuple[Amounts, Mapping[str, str]]]
+_DUE_BATCH = 2_000
+
+
+class Outcome(Enum):
+    """What became of one candidate."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"  # same identity, other content
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What booking applies: the pure functions for claim keys, decisions and rating; operators' latest instructions."""
+
+    claim_keys: KeysOf
+    decide: Decide
+    rate: Rate
+    instructions: Mapping[str, Instruction]  # by event id
+    resolutions: Mapping[str, Resolution] = field(default_factory=dict)  # by event id
+
+
+@dataclass(slots=True)
+class Booking:
+    """What one transaction wrote: outcomes in the order of the arrivals, and the appended records."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    members: list[Member] = field(default_factory=list)
+    records: list[UsageRecord] = field(default_factory=list)
+
+
+def collect_keys(candidate: Candidate, rules_keys: KeysOf) -> tuple[bytes, ...]:
+    """Claim keys of a candidate, and the key of its explicit event id: two spans may carry one event."""
+    keys = rules_keys(candidate)
+    if candidate.explicit_event_id:
+        keys = (*keys, digest_parts("event-key", candidate.explicit_event_id)[:16])
+    return keys
+
+
+def book_candidates(
+    connection: sqlite3.Connection,
+    index: GroupIndex,
+    arrivals: Sequence[tuple[Candidate, int]],
+    rules: Rules,
+    now_nanos: int,
+) -> Booking:
+    """Book (candidate, received time) pairs inside a write transaction. The order of arrivals does not matter."""
+    booking = Booking()
+    fresh: list[Member] = []
+    for candidate, received_nanos in arrivals:
+        outcome, member = _admit(connection, index, candidate, received_nanos, rules)
+        booking.outcomes.append(outcome)
+        booking.members.append(member)
+        if outcome is Outcome.ACCEPTED:
+            fresh.append(member)
+    _book_groups(connection, index, fresh, rules, now_nanos, booking)
+    return booking
+
+
+def book_due(connection: sqlite3.Connection, index: GroupIndex, rules: Rules, now_nanos: int) -> Booking:
+    """Decide again every group whose time has come (a parent's residual after its grace)."""
+    starts: list[Member] = []
+    for due in take_due(connection, now_nanos, _DUE_BATCH):
+        starts.extend(index.find_members(connection, due.day, (due.key,)))
+    booking = Booking()
+    _book_groups(connection, index, starts, rules, now_nanos, booking)
+    return booking
+
+
+def book_members(
+    connection: sqlite3.Connection, index: GroupIndex, members: Sequence[Member], rules: Rules, now_nanos: int
+) -> Booking:
+    """Decide again the groups of members that are already booked, after an operator's instruction."""
+    booking = Booking()
+    _book_groups(connection, index, members, rules, now_nanos, booking)
+    return booking
+
+
+def _admit(
+    connection: sqlite3.Connection, index: GroupIndex, candidate: Candidate, received_nanos: int, rules: Rules
+) -> tuple[Outcome, Member]:
+    """A new member, or the one that this candidate repeats or contradicts."""
+    event_id = identify_candidate(candidate)
+    content = digest_candidate(candidate)
+    keys = collect_keys(candidate, rules.claim_keys)
+    index.find_members(connection, candidate.ended_nanos // DAY_NANOS, keys)
+    known = index.find_event(event_id)
+    if known is not None:
+        return (Outcome.DUPLICATE if _is_repeat(known, candidate, content) else Outcome.CONFLICT), known
+    member = Member(event_id, candidate, content, received_nanos, keys)
+    index.add_member(member)
+    return Outcome.ACCEPTED, member
+
+
+def _is_repeat(known: Member, candidate: Candidate, content: bytes) -> bool:
+    """Same content; for an explicit event id the same usage, since another span may carry the retry."""
+    if known.content == content:
+        return True
+    if not candidate.explicit_event_id:
+        return False
+    ours, theirs = candidate, known.candidate
+    return (ours.quantities, ours.customer_id, ours.project_id) == (
+        theirs.quantities,
+        theirs.customer_id,
+        theirs.project_id,
+    )
+
+
+def _book_groups(
+    connection: sqlite3.Connection,
+    index: GroupIndex,
+    starts: Iterable[Member],
+    rules: Rules,
+    now_nanos: int,
+    booking: Booking,
+) -> None:
+    done: set[str] = set()
+    placed: list[Placed] = []
+    dues: list[Due] = []
+    price_bodies: dict[str, str] = {}
+    for start in starts:
+        if start.event_id in done:
+            continue
+        group = index.close_group(connection, start)
+        done.update(member.event_id for member in group)
+        decisions = rules.decide([member.candidate for member in group], now_nanos)
+        for member, decision in zip(group, decisions, strict=True):
+            if decision.due_nanos is not None and decision.due_nanos > now_nanos:
+                dues.append(Due(decision.due_nanos, member.day, member.keys[0]))
+            placed.extend(_book_difference(member, replace(decision, due_nanos=None), rules, price_bodies))
+    if placed:
+        save_price_versions(connection, price_bodies)
+        append_segment(connection, placed, now_nanos)
+    save_due(connection, dues)
+    booking.records.extend(item.record for item in placed)
+
+
+def _book_difference(
+    member: Member, decision: Decision, rules: Rules, price_bodies: dict[str, str]
+) -> Iterable[Placed]:
+    """What must be appended so that `decision` is in force: nothing, a first booking, or a reversal and a revision."""
+    decision, note = _apply_operator(member.event_id, decision, rules)
+    before = member.booked
+    if before is not None and before.decision == decision:
+        return
+    amounts, bodies = rules.rate(member.candidate, decision)
+    price_bodies.update(bodies)
+    if before is not None:
+        yield Placed(replace(before, sign=-1, note=note), member.day, member.keys)
+    record = UsageRecord(
+        event_id=member.event_id,
+        revision=0 if before is None else before.revision + 1,
+        sign=1,
+        content=member.content,
+        received_nanos=member.received_nanos,
+        candidate=member.candidate,
+        decision=decision,
+        amounts=amounts,
+        note=note,
+    )
+    member.booked = record
+    yield Placed(record, member.day, member.keys)
+
+
+def _apply_operator(event_id: str, decision: Decision, rules: Rules) -> tuple[Decision, str | None]:
+    """The decision as operators want it, and the note that says who and why."""
+    notes = []
+    instruction, resolution = rules.instructions.get(event_id), rules.resolutions.get(event_id)
+    if instruction is not None:
+        decision = replace(decision, customer_id=instruction.customer_id)
+        notes.append(f"customer assigned by {instruction.operator}: {instruction.reason}")
+    if resolution is not None and is_open(decision):
+        decision = apply_resolution(decision, resolution)
+        notes.append(f"usage given by {resolution.operator}: {resolution.reason}")
+    return decision, "; ".join(notes) or None

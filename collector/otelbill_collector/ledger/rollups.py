@@ -1,0 +1,256 @@
+"""Sums by hour, customer, step and model, folded from segments. Owns the rollup table and the usage read model.
+
+A fold moves the high-water mark in its own transaction, so each record is counted exactly once; deleting the rows and
+the mark and folding again gives the same rows. Readers add the records past the mark, and so see all that is committed.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from otelbill_collector.domain.instants import DAY_NANOS, HOUR_NANOS, floor_slice, format_instant
+from otelbill_collector.domain.money import format_attos
+from otelbill_collector.domain.usage import STANDARD_UNITS, Quantity
+from otelbill_collector.ledger.journal import find_high_water, list_tables, save_high_water
+from otelbill_collector.ledger.segments import (
+    add_quantities,
+    parse_quantities,
+    read_quantities,
+    render_quantities,
+    to_attos,
+)
+
+NAME = "rollup"
+FACT_DIMENSIONS = ("customer", "project", "step", "provider", "model", "currency", "rating", "usage_source")
+TIME_DIMENSIONS = ("hour", "day", "month")
+SCAN_DIMENSIONS = ("run", "operation", "reason", "trace")  # not in rollups: answered from the segments themselves
+DIMENSIONS = (*FACT_DIMENSIONS, *TIME_DIMENSIONS, *SCAN_DIMENSIONS)
+
+Group = tuple[int, tuple[str, ...]]  # hour, values of FACT_DIMENSIONS ('' stands for none)
+
+_FACT_COLUMNS = ("customer_id", "project_id", "step", "provider", "model", "currency", "rating", "usage_source")
+_SCAN_COLUMNS = {"run": "run_id", "operation": "operation", "reason": "reason", "trace": "trace_id"}
+_SUM_COLUMNS = ("sign", "ended_nanos", *STANDARD_UNITS, "other_quantities", "cost", "charge")
+_FOLD_SEGMENTS_MAX = 512
+
+
+@dataclass(slots=True)
+class Sums:
+    """Exact sums over a group. Amounts in attos; `costless` counts events whose cost is not known."""
+
+    events: int = 0
+    quantities: dict[str, Quantity] = field(default_factory=dict)
+    cost_attos: int = 0
+    charge_attos: int = 0
+    costless: int = 0
+
+    def add_row(self, row: Mapping[str, Any]) -> None:
+        """Add one record (or subtract it, when it is a reversal)."""
+        sign = row["sign"]
+        self.events += sign
+        add_quantities(self.quantities, read_quantities(row), sign)
+        cost, charge = to_attos(row["cost"]), to_attos(row["charge"])
+        self.cost_attos += sign * (cost or 0)
+        self.charge_attos += sign * (charge or 0)
+        self.costless += sign if cost is None else 0
+
+    def add(self, other: Sums) -> None:
+        """Add another group's sums."""
+        self.events += other.events
+        add_quantities(self.quantities, other.quantities, 1)
+        self.cost_attos += other.cost_attos
+        self.charge_attos += other.charge_attos
+        self.costless += other.costless
+
+
+@dataclass(frozen=True, slots=True)
+class UsageQuery:
+    """What `load_usage` answers: dimensions to group by, [from, to) of event time, and exact values to filter by."""
+
+    by: tuple[str, ...]
+    from_nanos: int | None = None
+    to_nanos: int | None = None
+    where: Mapping[str, str] = field(default_factory=dict)
+
+
+class UnknownDimension(ValueError):
+    """A dimension that usage cannot be grouped by; the message lists those it can."""
+
+
+def fold_rollups(connection: sqlite3.Connection) -> int:
+    """Fold segments past the mark into the rollup table; returns how many. Call inside a write transaction."""
+    mark = find_high_water(connection, NAME)
+    groups: dict[Group, Sums] = {}
+    folded = 0
+    for segment_id, table in list_tables(connection, mark):
+        _fold_table(table, groups)
+        mark, folded = segment_id, folded + 1
+        if folded >= _FOLD_SEGMENTS_MAX:
+            break
+    for (hour, values), sums in groups.items():
+        stored = _find_sums(connection, hour, values)
+        stored.add(sums)
+        _save_sums(connection, hour, values, stored)
+    if folded:
+        save_high_water(connection, NAME, mark)
+    return folded
+
+
+def rebuild_rollups(connection: sqlite3.Connection) -> None:
+    """Derive every row again from the segments. Call inside a write transaction."""
+    connection.execute("DELETE FROM rollup")
+    save_high_water(connection, NAME, 0)
+    while fold_rollups(connection):
+        pass
+
+
+def count_events(connection: sqlite3.Connection) -> dict[str, int]:
+    """Events in the rollups by rating state, and `suspense` for those without a customer."""
+    counts = {"rated": 0, "unpriced": 0, "held": 0, "suspense": 0}
+    query = "SELECT rating, customer_id = '', sum(events) FROM rollup GROUP BY rating, customer_id = ''"
+    for rating, nobody, events in connection.execute(query):
+        counts[rating] = counts.get(rating, 0) + events
+        counts["suspense"] += events if nobody else 0
+    return counts
+
+
+def load_usage(connection: sqlite3.Connection, query: UsageQuery) -> list[dict[str, Any]]:
+    """One object per group: its keys, events, quantities, cost, charge, currency, and counts of what is not settled.
+
+    Only what may be billed is counted; currencies are never added to each other. Raises UnknownDimension.
+    """
+    for name in (*query.by, *query.where):
+        if name not in DIMENSIONS:
+            raise UnknownDimension(f"cannot group by {name!r}; choose from {', '.join(DIMENSIONS)}")
+    groups: dict[tuple[str | None, ...], dict[str, Sums]] = {}
+    for facts, sums in _list_facts(connection, query):
+        if any(facts[name] != value for name, value in query.where.items()):
+            continue
+        key = (*(facts[name] or None for name in query.by), facts["currency"] or None)
+        groups.setdefault(key, {}).setdefault(facts["rating"], Sums()).add(sums)
+    rows = [_render_group(query.by, key, ratings) for key, ratings in groups.items()]
+    rows = [row for row in rows if row["events"] or row["quantities"]]
+    rows.sort(key=lambda row: tuple(str(row[name] or "") for name in (*query.by, "currency")))
+    return rows
+
+
+def _render_group(by: Sequence[str], key: tuple[str | None, ...], ratings: Mapping[str, Sums]) -> dict[str, Any]:
+    total = Sums()
+    for sums in ratings.values():
+        total.add(sums)
+    rated = ratings.get("rated", Sums())
+    settled = bool(rated.events)
+    return {
+        **dict(zip(by, key, strict=False)),
+        "events": total.events,
+        "quantities": {
+            unit: value if isinstance(value, int) else format(value, "f")
+            for unit, value in sorted(total.quantities.items())
+            if value
+        },
+        "cost": format_attos(total.cost_attos) if total.events > total.costless else None,
+        "charge": format_attos(rated.charge_attos) if settled else None,
+        "currency": key[-1],
+        "unpriced": ratings["unpriced"].events if "unpriced" in ratings else 0,
+        "held": ratings["held"].events if "held" in ratings else 0,
+        "cost_unknown": total.costless,
+    }
+
+
+def _list_facts(connection: sqlite3.Connection, query: UsageQuery) -> Iterator[tuple[dict[str, str], Sums]]:
+    """(dimension values, sums) of all in the interval, from rollups where they can tell, otherwise from segments."""
+    scan = {name for name in (*query.by, *query.where) if name in SCAN_DIMENSIONS}
+    aligned = all(bound is None or bound % HOUR_NANOS == 0 for bound in (query.from_nanos, query.to_nanos))
+    mark = 0
+    if aligned and not scan:
+        mark = find_high_water(connection, NAME)
+        for hour, values, sums in _list_rollups(connection, query):
+            yield _name_facts(hour, values), sums
+    tables = list_tables(connection, mark, ended_from=query.from_nanos, ended_to=query.to_nanos)
+    for _, table in tables:
+        yield from _scan_table(table, query, scan)
+
+
+def _name_facts(hour: int, values: Sequence[str]) -> dict[str, str]:
+    facts = dict(zip(FACT_DIMENSIONS, values, strict=True))
+    facts["hour"] = format_instant(hour)
+    facts["day"] = format_instant(floor_slice(hour, DAY_NANOS))[:10]
+    facts["month"] = facts["day"][:7]
+    return facts
+
+
+def _scan_table(table: pa.Table, query: UsageQuery, scan: Iterable[str]) -> Iterator[tuple[dict[str, str], Sums]]:
+    columns = [*_FACT_COLUMNS, *_SUM_COLUMNS, *(_SCAN_COLUMNS[name] for name in scan)]
+    for row in table.select(columns).to_pylist():
+        if row["rating"] == "not_billable" or not _is_inside(row["ended_nanos"], query):
+            continue
+        facts = _name_facts(floor_slice(row["ended_nanos"], HOUR_NANOS), _fact_values(row))
+        for name in scan:
+            value = row[_SCAN_COLUMNS[name]]
+            facts[name] = value.hex() if isinstance(value, bytes) else value or ""
+        sums = Sums()
+        sums.add_row(row)
+        yield facts, sums
+
+
+def _is_inside(nanos: int, query: UsageQuery) -> bool:
+    return (query.from_nanos is None or nanos >= query.from_nanos) and (
+        query.to_nanos is None or nanos < query.to_nanos
+    )
+
+
+def _fold_table(table: pa.Table, groups: dict[Group, Sums]) -> None:
+    for row in table.select([*_FACT_COLUMNS, *_SUM_COLUMNS]).to_pylist():
+        if row["rating"] != "not_billable":
+            key = (floor_slice(row["ended_nanos"], HOUR_NANOS), _fact_values(row))
+            groups.setdefault(key, Sums()).add_row(row)
+
+
+def _fact_values(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(row[name] or "" for name in _FACT_COLUMNS)
+
+
+_KEY_COLUMNS = ("hour_nanos", *_FACT_COLUMNS)
+_SELECT = "SELECT events, quantities, cost_attos, charge_attos, costless FROM rollup WHERE " + " AND ".join(
+    f"{name} = ?" for name in _KEY_COLUMNS
+)
+_REPLACE = f"INSERT OR REPLACE INTO rollup VALUES ({', '.join('?' * (len(_KEY_COLUMNS) + 5))})"
+
+
+def _find_sums(connection: sqlite3.Connection, hour: int, values: tuple[str, ...]) -> Sums:
+    row = connection.execute(_SELECT, (hour, *values)).fetchone()
+    return Sums() if row is None else _read_sums(row)
+
+
+def _read_sums(row: Sequence[Any]) -> Sums:
+    events, quantities, cost, charge, costless = row
+    return Sums(events, parse_quantities(quantities), int(cost), int(charge), costless)
+
+
+def _save_sums(connection: sqlite3.Connection, hour: int, values: tuple[str, ...], sums: Sums) -> None:
+    connection.execute(
+        _REPLACE,
+        (
+            hour,
+            *values,
+            sums.events,
+            render_quantities({unit: value for unit, value in sums.quantities.items() if value}),
+            str(sums.cost_attos),
+            str(sums.charge_attos),
+            sums.costless,
+        ),
+    )
+
+
+def _list_rollups(connection: sqlite3.Connection, query: UsageQuery) -> Iterator[tuple[int, tuple[str, ...], Sums]]:
+    rows = connection.execute(
+        "SELECT * FROM rollup WHERE hour_nanos >= ? AND hour_nanos < ?",
+        (query.from_nanos if query.from_nanos is not None else -(2**62), query.to_nanos or 2**62),
+    )
+    for row in rows:
+        yield row[0], tuple(row[1:9]), _read_sums(row[9:])

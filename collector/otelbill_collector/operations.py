@@ -1,0 +1,229 @@
+"""What an operator may do to a ledger: assign, replay, send, reconcile. Owns the answers' shape as plain JSON values.
+
+The same object serves the command line (on a ledger that no sidecar holds) and the sidecar's API (on the one it holds).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from otelbill_collector.domain.instants import format_instant
+from otelbill_collector.domain.intents import OutboxStatus
+from otelbill_collector.domain.records import DeadLetter
+from otelbill_collector.explanation import render_record
+from otelbill_collector.export.stripe.catalog import Plan, apply_catalog, plan_catalog
+from otelbill_collector.export.stripe.exporter import ExportReport, StripeExporter
+from otelbill_collector.export.stripe.ports import StripeBooks
+from otelbill_collector.export.stripe.reconcile import Reconciliation, StripeReconciler
+from otelbill_collector.export.stripe.settings import StripeSettings
+from otelbill_collector.jobs import fold_until_done
+from otelbill_collector.ledger.booking import Outcome
+from otelbill_collector.ledger.books import Books
+from otelbill_collector.ledger.deadletters import list_dead_letters, mark_replayed
+from otelbill_collector.ledger.instructions import Instruction
+from otelbill_collector.ledger.meters import Metering, fold_meters
+from otelbill_collector.ledger.outbox_views import status
+from otelbill_collector.ledger.resolutions import Resolution
+from otelbill_collector.ledger.rollups import fold_rollups
+from otelbill_collector.pipeline import Request, Stages, carry_batch
+
+Json = dict[str, Any]  # answers are printed or sent as JSON
+_REPLAY_MAX = 10_000
+
+
+class NoStripe(RuntimeError):
+    """The configuration has no `stripe` section."""
+
+    def __init__(self) -> None:
+        super().__init__("no Stripe account is configured; add a `stripe` section with api_key to otelbill.yaml")
+
+
+@dataclass(frozen=True, slots=True)
+class StripeDesk:
+    """Everything that acts on one Stripe account."""
+
+    settings: StripeSettings
+    metering: Metering
+    account: StripeBooks
+    exporter: StripeExporter
+    reconciler: StripeReconciler
+
+
+class Operations:
+    """Operator commands on open books. `clock` gives nanoseconds UTC."""
+
+    def __init__(self, stages: Stages, desk: StripeDesk | None, clock: Callable[[], int]) -> None:
+        self._stages = stages
+        self._desk = desk
+        self._clock = clock
+
+    @property
+    def books(self) -> Books:
+        """The open books."""
+        return self._stages.books
+
+    def fold(self) -> int:
+        """Bring rollups and the Stripe outbox up to date; returns the number of segments folded."""
+        store = self.books.store
+        folds: list[Callable[[], int]] = [lambda: store.transact(fold_rollups)]
+        desk = self._desk
+        if desk is not None:
+            folds.append(lambda: store.transact(lambda connection: fold_meters(connection, desk.metering)))
+        return fold_until_done(folds)
+
+    def decide_due(self) -> int:
+        """Decide again the claim groups whose time has come; returns the number of records booked."""
+        return len(self.books.post_due(self._clock()).records)
+
+    def assign_customer(self, *, event_id: str, customer_id: str, operator: str, reason: str) -> Json:
+        """Book an event to a customer. Raises UnknownEvent."""
+        given = Instruction(event_id, customer_id, operator, reason, self._clock())
+        booking = self.books.assign_customer(given)
+        self.fold()
+        return {"booked": [render_record(record) for record in booking.records]}
+
+    def resolve_usage(self, *, event_id: str, quantities: Mapping[str, int], operator: str, reason: str) -> Json:
+        """Give a held event its usage by hand. Raises UnknownEvent, NotHeld, InvalidResolution."""
+        given = Resolution(event_id, dict(quantities), operator, reason, self._clock())
+        booking = self.books.resolve_usage(given)
+        self.fold()
+        return {"booked": [render_record(record) for record in booking.records]}
+
+    def replay_dead_letters(self, letter_ids: Sequence[str] = ()) -> Json:
+        """Take dead letters (all, or those named) through the pipeline again; what is still wrong stays where it is."""
+        letters = self.books.store.read(lambda connection: list_dead_letters(connection, limit=_REPLAY_MAX))
+        wanted = [letter for letter in letters if not letter_ids or letter.letter_id in letter_ids]
+        done = [letter.letter_id for letter in wanted if self._replay(letter)]
+        self.books.store.transact(lambda connection: mark_replayed(connection, done, self._clock()))
+        self.fold()
+        return {"replayed": len(done), "still_dead": len(wanted) - len(done)}
+
+    def _replay(self, letter: DeadLetter) -> bool:
+        # Received now, because a span from the future may have become one of the past.
+        carried = carry_batch([Request(letter.body, self._clock())], self._stages, self._clock())
+        outcomes = carried.posted.booking.outcomes if carried.posted else []
+        return bool(outcomes) and outcomes[0] is not Outcome.CONFLICT
+
+    def flush_stripe(self) -> Json:
+        """Close every window, open ones too, and send all that can be sent now."""
+        desk = self._require_desk()
+        self.fold()
+        return render_report(desk.exporter.flush(self._clock()))
+
+    def send_due(self) -> ExportReport | None:
+        """Send what is due; None without a Stripe account."""
+        return None if self._desk is None else self._desk.exporter.run_once(self._clock())
+
+    def reconcile_stripe(self, *, since_nanos: int | None = None) -> Json:
+        """Compare the ledger with Stripe, hour by hour."""
+        desk = self._require_desk()
+        self.fold()
+        return render_reconciliation(desk.reconciler.reconcile(self._clock(), since_nanos=since_nanos))
+
+    def reissue_intent(self, identifier: str) -> Json:
+        """Send a refused intent again as a new revision, if Stripe's sum shows that it is missing."""
+        desk = self._require_desk()
+        return {"identifier": desk.reconciler.reissue(identifier, self._clock())}
+
+    def plan_stripe(self) -> Json:
+        """What `apply_stripe` would create."""
+        desk = self._require_desk()
+        return render_plan(plan_catalog(desk.account, desk.settings, units=sorted(desk.metering.unit_meters)))
+
+    def apply_stripe(self) -> Json:
+        """Create the meters and the price that are missing."""
+        desk = self._require_desk()
+        return render_plan(apply_catalog(desk.account, desk.settings, units=sorted(desk.metering.unit_meters)))
+
+    def _require_desk(self) -> StripeDesk:
+        if self._desk is None:
+            raise NoStripe
+        return self._desk
+
+
+def render_status(connection: sqlite3.Connection) -> Json:
+    """The outbox as JSON values."""
+    found: OutboxStatus = status(connection)
+    return {
+        "counts": {state.value: count for state, count in found.counts.items()},
+        "oldest_waiting_at": None if found.oldest_waiting_nanos is None else format_instant(found.oldest_waiting_nanos),
+        "stops": [
+            {"scope": stop.scope, "name": stop.name, "code": stop.code, "message": stop.message} for stop in found.stops
+        ],
+        "lanes": [
+            {
+                "meter": lane.meter,
+                "customer_id": lane.customer_id,
+                "booked": str(lane.booked),
+                "delivered": str(lane.delivered),
+                "waiting": str(lane.waiting),
+                "refused": str(lane.refused),
+                "carry": str(lane.carry),
+            }
+            for lane in found.lanes
+        ],
+    }
+
+
+def render_report(report: ExportReport) -> Json:
+    """A run of the exporter."""
+    return {
+        "windows_closed": report.windows_closed,
+        "intents_made": report.intents_made,
+        "sent": report.sent,
+        "outcomes": {outcome.value: count for outcome, count in report.outcomes.items()},
+        "drained": report.drained,
+    }
+
+
+def render_plan(plan: Plan) -> Json:
+    """A plan of changes to a Stripe account."""
+    return {"pending": plan.pending, "items": [_render_fields(item) for item in plan.items]}
+
+
+def render_reconciliation(result: Reconciliation) -> Json:
+    """Both books side by side."""
+    return {
+        "equal": result.equal,
+        "from": format_instant(result.from_nanos),
+        "to": format_instant(result.to_nanos),
+        "rows": [_render_fields(row) for row in result.rows],
+        "lanes": [_render_fields(lane) for lane in result.lanes],
+        "differences": list(result.differences),
+        "confirmed": result.confirmed,
+        "replaced": result.replaced,
+    }
+
+
+def render_letter(letter: DeadLetter) -> Mapping[str, Any]:
+    """A dead letter without its body."""
+    return {
+        "letter_id": letter.letter_id,
+        "received_at": format_instant(letter.received_nanos),
+        "code": letter.code,
+        "field": letter.field,
+        "value": letter.value,
+        "hint": letter.hint,
+        "trace_id": letter.trace_id.hex(),
+        "span_id": letter.span_id.hex(),
+    }
+
+
+def _render_fields(value: Any) -> Json:
+    """Any: the small frozen dataclasses of the Stripe exporter, whose fields are text, numbers, enums or Decimal."""
+    names = value.__dataclass_fields__
+    return {name: _render_value(getattr(value, name)) for name in names}
+
+
+def _render_value(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, tuple):
+        return [_render_value(item) for item in value]
+    return getattr(value, "identifier", None) or str(value)

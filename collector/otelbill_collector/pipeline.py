@@ -1,0 +1,196 @@
+"""The path of one token count through the sidecar, top to bottom. Owns the order of the stages and nothing else.
+
+wire bytes -> spans -> candidates -> bookings -> receipt. A batch is all requests that arrived during the last commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from otelbill_collector.decode.redaction import redact_span
+from otelbill_collector.decode.spans import SpanView
+from otelbill_collector.decode.wire import MalformedRequest, decode_request
+from otelbill_collector.domain.ids import digest_parts
+from otelbill_collector.domain.records import Answer, DeadLetter, Receipt, Rejection
+from otelbill_collector.domain.usage import Candidate, Problem
+from otelbill_collector.ledger.booking import Outcome
+from otelbill_collector.ledger.books import Books, Posted
+from otelbill_collector.ledger.groups import Member
+
+EARLIEST_NANOS = 631_152_000 * 10**9  # 1990-01-01: an older event time is a broken clock, and would choose a price
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One ExportTraceServiceRequest in protobuf, and when it had been received."""
+
+    body: bytes
+    received_nanos: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on one request. `future_nanos`: how far ahead of the receiver's clock an event time may be."""
+
+    spans_max: int
+    attributes_max: int
+    future_nanos: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What the path runs through: selection, the open books, the limits."""
+
+    select: Callable[[SpanView], Candidate | None]
+    books: Books
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """What selection made of one request. Candidates and letters keep the order of their spans."""
+
+    spans: int
+    received_nanos: int
+    candidates: tuple[tuple[SpanView, Candidate], ...]
+    letters: tuple[DeadLetter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """The answers in the order of the requests, and what was written."""
+
+    answers: tuple[Answer, ...]
+    posted: Posted | None
+    members: tuple[tuple[Member, ...], ...] = field(default=())  # per request, for forwarding spans with their cost
+
+
+def carry_batch(requests: Sequence[Request], stages: Stages, now_nanos: int) -> Carried:
+    """Carry requests from wire bytes to the ledger in one transaction. Senders are answered when this has returned."""
+    decoded = [_decode(request, stages.limits) for request in requests]  # malformed: its sender is told, others go on
+    selected = [item if isinstance(item, Rejection) else _select(item, request, stages)
+                for item, request in zip(decoded, requests, strict=True)]  # fmt: skip
+    arrivals = [(candidate, item.received_nanos) for item in selected if isinstance(item, Selected)
+                for _, candidate in item.candidates]  # fmt: skip
+    letters = [letter for item in selected if isinstance(item, Selected) for letter in item.letters]
+    posted = stages.books.post(arrivals, letters, now_nanos) if arrivals or letters else None  # durable from here on
+    return _write_receipts(selected, posted, stages)
+
+
+def _decode(request: Request, limits: Limits) -> list[SpanView] | Rejection:
+    try:
+        spans = decode_request(request.body)
+    except MalformedRequest as error:
+        return Rejection(str(error))
+    if len(spans) > limits.spans_max:
+        return Rejection(f"{len(spans)} spans in one request, the limit is {limits.spans_max}; send smaller batches")
+    return spans
+
+
+def _select(spans: Sequence[SpanView], request: Request, stages: Stages) -> Selected:
+    candidates: list[tuple[SpanView, Candidate]] = []
+    letters: list[DeadLetter] = []
+    for span in spans:
+        found = _select_span(span, request, stages)
+        if isinstance(found, Problem):
+            letters.append(bury_span(span, found, request.received_nanos))
+        elif found is not None:
+            candidates.append((span, found))
+    return Selected(len(spans), request.received_nanos, tuple(candidates), tuple(letters))
+
+
+def _select_span(span: SpanView, request: Request, stages: Stages) -> Candidate | Problem | None:
+    """A candidate, a problem, or None for a span that says nothing of usage."""
+    limit = stages.limits.attributes_max
+    if len(span.attributes) > limit:
+        return Problem("too_many_attributes", "attributes", str(len(span.attributes)), f"send at most {limit} a span")
+    try:
+        candidate = stages.select(span)
+    except Exception as error:  # noqa: BLE001 a fault of ours must not lose a span: it is kept, with the fault's name
+        return Problem("internal_error", "span", type(error).__name__, "upgrade otelbill, then replay the dead letter")
+    if candidate is None:
+        return None
+    return candidate.problem or _check_identity(span) or _check_time(span, request, stages.limits) or candidate
+
+
+def _check_identity(span: SpanView) -> Problem | None:
+    for name, value, size in (("trace_id", span.trace_id, 16), ("span_id", span.span_id, 8)):
+        if len(value) != size or not any(value):
+            hint = f"OTLP wants {size} bytes that are not all zero"
+            return Problem(f"invalid_{name}", name, value.hex()[:64], hint)
+    return None
+
+
+def _check_time(span: SpanView, request: Request, limits: Limits) -> Problem | None:
+    ended = span.ended_nanos
+    if ended < EARLIEST_NANOS:
+        hint = "set the clock of the sender: the event time chooses the price"
+        return Problem(
+            "event_time_missing" if ended == 0 else "event_time_too_old", "end_time_unix_nano", str(ended), hint
+        )
+    if ended > request.received_nanos + limits.future_nanos:
+        hint = f"more than {limits.future_nanos // 10**9} s ahead of the receiver; check the sender's clock"
+        return Problem("event_time_in_future", "end_time_unix_nano", str(ended), hint)
+    return None
+
+
+def bury_span(span: SpanView, problem: Problem, received_nanos: int) -> DeadLetter:
+    """The dead letter of a span: its allow-listed form with the reason. The same span and fault give the same id."""
+    body = redact_span(span)
+    return DeadLetter(
+        letter_id=digest_parts("dead-letter", problem.code, problem.field, body).hex()[:32],
+        received_nanos=received_nanos,
+        code=problem.code,
+        field=problem.field,
+        value=problem.value,
+        hint=problem.hint,
+        trace_id=span.trace_id,
+        span_id=span.span_id,
+        body=body,
+    )
+
+
+_CONFLICT = Problem(
+    "conflicting_replay",
+    "span_id",
+    "",
+    "another span with the same id and other content is booked; two senders share an id, or one changed a sent span",
+)
+
+
+def _write_receipts(selected: Sequence[Selected | Rejection], posted: Posted | None, stages: Stages) -> Carried:
+    """One answer per request, from the outcomes in order. Conflicts become dead letters of their own."""
+    answers: list[Answer] = []
+    members: list[tuple[Member, ...]] = []
+    outcomes = iter(zip(posted.booking.outcomes, posted.booking.members, strict=True) if posted else ())
+    kept = iter(posted.kept if posted else ())
+    conflicts: list[DeadLetter] = []
+    for item in selected:
+        if isinstance(item, Rejection):
+            answers.append(item)
+            members.append(())
+            continue
+        results = [next(outcomes) for _ in item.candidates]
+        conflicts.extend(
+            bury_span(span, _CONFLICT, item.received_nanos)
+            for (span, _), (outcome, _) in zip(item.candidates, results, strict=True)
+            if outcome is Outcome.CONFLICT
+        )
+        new_letters = sum(next(kept) for _ in item.letters)
+        answers.append(_count_receipt(item, [outcome for outcome, _ in results], new_letters))
+        members.append(tuple(member for _, member in results))
+    if conflicts:
+        stages.books.post((), conflicts, conflicts[0].received_nanos)
+    return Carried(tuple(answers), posted, tuple(members))
+
+
+def _count_receipt(item: Selected, outcomes: Sequence[Outcome], new_letters: int) -> Receipt:
+    conflicts = outcomes.count(Outcome.CONFLICT)
+    return Receipt(
+        spans=item.spans,
+        ignored=item.spans - len(item.candidates) - len(item.letters),
+        accepted=outcomes.count(Outcome.ACCEPTED),
+        duplicate=outcomes.count(Outcome.DUPLICATE) + len(item.letters) - new_letters,
+        dead_lettered=conflicts + new_letters,
+    )

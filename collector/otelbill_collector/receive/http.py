@@ -1,0 +1,135 @@
+"""OTLP/HTTP as a raw ASGI application: POST /v1/traces, protobuf or JSON, gzip. Owns HTTP's side of the answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import Future
+from typing import Any
+
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message
+
+from otelbill_collector.decode.otlp_json import convert_json
+from otelbill_collector.decode.wire import MalformedRequest
+from otelbill_collector.domain.records import Answer, Receipt, Refused, Rejection
+from otelbill_collector.receive.admission import RETRY_AFTER_SECONDS, Admission, Overloaded
+from otelbill_collector.receive.answers import Refusal, build_response, build_status
+from otelbill_collector.receive.inflate import TooLarge, UnknownEncoding, inflate_body
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Submit = Callable[[bytes], "Future[Answer]"]
+Count = Callable[[str, str], None]
+
+_NOTHING = Receipt(spans=0, ignored=0, accepted=0, duplicate=0, dead_lettered=0)
+TRACES_PATH = "/v1/traces"
+# Signals without usage are taken and set aside, so that an app may point its whole OTLP export here.
+QUIET_PATHS = ("/v1/metrics", "/v1/logs")
+PROTOBUF, JSON = "application/x-protobuf", "application/json"
+
+
+class _Refuse(Exception):
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.refusal = Refusal(status, reason)
+
+
+class OtlpHttp:
+    """The application. `submit` hands a protobuf body to the writer; `count` is told protocol and status."""
+
+    def __init__(self, submit: Submit, admission: Admission, count: Count) -> None:
+        self._submit = submit
+        self._admission = admission
+        self._count = count
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        try:
+            message = await self._accept(scope, headers, content_type, receive)
+        except _Refuse as error:
+            await self._answer(send, error.refusal.http_status, build_status(error.refusal), content_type)
+        else:
+            await self._answer(send, 200, message, content_type)
+
+    async def _accept(self, scope: Scope, headers: dict[str, str], content_type: str, receive: Receive) -> Message:
+        self._check_request(scope, headers, content_type)
+        announced = self._read_length(headers)
+        try:
+            with self._admission.admit(announced):
+                body = await self._read_body(receive)
+                if scope["path"] != TRACES_PATH:
+                    return build_response(_NOTHING)
+                wire = self._convert_body(body, headers.get("content-encoding", "").strip().lower(), content_type)
+                with self._admission.admit(max(0, len(wire) - announced)):
+                    answer = await asyncio.wrap_future(self._submit(wire))
+        except Overloaded:
+            raise _Refuse(429, "too many bytes under way; retry with backoff") from None
+        except Refused as error:
+            raise _Refuse(503, str(error)) from error
+        if isinstance(answer, Rejection):
+            raise _Refuse(400, answer.reason)
+        return build_response(answer)
+
+    def _check_request(self, scope: Scope, headers: dict[str, str], content_type: str) -> None:
+        if scope["path"] not in (TRACES_PATH, *QUIET_PATHS):
+            raise _Refuse(404, f"there is nothing at {scope['path'][:64]}; traces go to {TRACES_PATH}")
+        if scope["method"] != "POST":
+            raise _Refuse(405, "use POST")
+        if not self._admission.is_authorised(headers.get("authorization")):
+            raise _Refuse(401, "send one of the configured tokens as Authorization: Bearer TOKEN")
+        if content_type not in (PROTOBUF, JSON):
+            raise _Refuse(415, f"Content-Type {content_type[:64]!r} is not OTLP; send {PROTOBUF} or {JSON}")
+
+    def _read_length(self, headers: dict[str, str]) -> int:
+        limit = self._admission.limits.body_bytes_max
+        text = headers.get("content-length", "")
+        length = int(text) if text.isdigit() else min(limit, 65_536)
+        if length > limit:
+            raise _Refuse(413, f"the body has {length} bytes, the limit is {limit}; send smaller batches")
+        return length
+
+    async def _read_body(self, receive: Receive) -> bytes:
+        limit = self._admission.limits.body_bytes_max
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Refuse(400, "the connection closed before the body was complete")
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > limit:
+                raise _Refuse(413, f"the body is larger than {limit} bytes; send smaller batches")
+            chunks.append(chunk)
+            if not message.get("more_body"):
+                return b"".join(chunks)
+
+    def _convert_body(self, body: bytes, encoding: str, content_type: str) -> bytes:
+        try:
+            plain = inflate_body(body, encoding, self._admission.limits.decompressed_bytes_max)
+            return convert_json(plain) if content_type == JSON else plain
+        except TooLarge as error:
+            raise _Refuse(413, str(error)) from error
+        except UnknownEncoding as error:
+            raise _Refuse(415, str(error)) from error
+        except MalformedRequest as error:
+            raise _Refuse(400, str(error)) from error
+        except ValueError as error:
+            raise _Refuse(400, str(error)) from error
+
+    async def _answer(self, send: Send, status: int, message: Message, content_type: str) -> None:
+        self._count("http", str(status))
+        as_json = content_type == JSON
+        body = MessageToJson(message, indent=None).encode() if as_json else message.SerializeToString()
+        headers = [(b"content-type", (JSON if as_json else PROTOBUF).encode()), (b"content-length", b"%d" % len(body))]
+        if status in (429, 503):
+            headers.append((b"retry-after", b"%d" % RETRY_AFTER_SECONDS))
+        if status == 405:
+            headers.append((b"allow", b"POST"))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
