@@ -110,7 +110,7 @@ def _build_sidecar(folder: Path, settings: dict[str, Any], api: int) -> Sidecar:
     config.write_text(yaml.safe_dump(settings))
     data_dir = folder / "ledger"
     data_dir.mkdir()
-    arguments = [
+    arguments: list[str | Path] = [
         sys.executable,
         "-m",
         "otelbill_collector.cli",
