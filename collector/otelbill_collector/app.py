@@ -30,7 +30,7 @@ from otelbill_collector.export.otlp import ForwardSettings, OtlpForwarder
 from otelbill_collector.export.stripe.client import StripePackageMissing, open_account
 from otelbill_collector.export.stripe.exporter import StripeExporter
 from otelbill_collector.export.stripe.pace import Pacer
-from otelbill_collector.export.stripe.ports import StripeCallError
+from otelbill_collector.export.stripe.ports import StripeProblem
 from otelbill_collector.export.stripe.reconcile import StripeReconciler
 from otelbill_collector.export.stripe.settings import MeteringMode, StripeSettings
 from otelbill_collector.ingest import GroupCommitter
@@ -102,6 +102,7 @@ def build_desk(config: Config, store: SqliteStore) -> StripeDesk | None:
         meter_api_base=stripe.api_base,
         mode=MeteringMode(stripe.mode),
         event_name=stripe.event_name,
+        meters=stripe.meters,
         currency=config.rate_card.currency.lower(),
         window_nanos=stripe.window_nanos,
         grace_nanos=stripe.grace_nanos,
@@ -109,7 +110,12 @@ def build_desk(config: Config, store: SqliteStore) -> StripeDesk | None:
         rate_per_second=stripe.rate_per_second,
     )
     money = settings.mode is MeteringMode.MONEY
-    metering = Metering(settings.window_nanos, settings.event_name if money else None, {} if money else stripe.meters)
+    metering = Metering(
+        settings.window_nanos,
+        settings.event_name if money else None,
+        {} if money else stripe.meters,
+        stripe.since_nanos,
+    )
     account = open_account(settings)
     pacers = [
         Pacer(settings.rate, read_nanos=time.monotonic_ns, pause=lambda nanos: time.sleep(nanos / NANOS))
@@ -293,7 +299,7 @@ class Sidecar:
             stripe_status=lambda: read(render_status),
             operate=build_operate(operations),
             not_found=(NothingFound, UnknownEvent),
-            refused=(NoStripe, StripeCallError, NotHeld),
+            refused=(NoStripe, StripeProblem, NotHeld),
         )
 
 
@@ -322,6 +328,7 @@ def build_operate(operations: Operations) -> dict[str, Callable[[dict[str, Any]]
         "stripe-flush": lambda _: operations.flush_stripe(),
         "stripe-plan": lambda _: operations.plan_stripe(),
         "stripe-apply": lambda _: operations.apply_stripe(),
+        "stripe-reissue": lambda arguments: operations.reissue_intent(str(arguments.get("identifier"))),
         "reconcile": lambda arguments: operations.reconcile_stripe(since_nanos=arguments.get("since_nanos")),
     }
 

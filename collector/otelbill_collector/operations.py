@@ -124,6 +124,11 @@ class Operations:
         self.fold()
         return render_reconciliation(desk.reconciler.reconcile(self._clock(), since_nanos=since_nanos))
 
+    def reissue_intent(self, identifier: str) -> Json:
+        """Send a refused intent again as a new revision, if Stripe's sum shows that it is missing."""
+        desk = self._require_desk()
+        return {"identifier": desk.reconciler.reissue(identifier, self._clock())}
+
     def plan_stripe(self) -> Json:
         """What `apply_stripe` would create."""
         desk = self._require_desk()
@@ -156,6 +161,8 @@ def render_status(connection: sqlite3.Connection) -> Json:
                 "booked": str(lane.booked),
                 "delivered": str(lane.delivered),
                 "waiting": str(lane.waiting),
+                "refused": str(lane.refused),
+                "carry": str(lane.carry),
             }
             for lane in found.lanes
         ],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from app_sink import Sink, open_sink, run_app
+
+from tests.contract.app_sink import Sink, open_sink, run_app
 
 APP = """
 import asyncio, openai, otelbill

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-from app_sink import open_sink, run_app
+
+from tests.contract.app_sink import open_sink, run_app
 
 WORK = """
 with otelbill.customer("acme"):
@@ -83,8 +84,8 @@ theirs = InMemorySpanExporter()
 trace.set_tracer_provider(TracerProvider())
 trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(theirs))
 import otelbill
-otelbill.configure(instrument=False)
-otelbill.configure(instrument=False)
+otelbill.configure(instrument=False, strict=False)
+otelbill.configure()
 with otelbill.customer("acme"):
     trace.get_tracer("theirs").start_span("s", attributes={"gen_ai.input.messages": "CANARY"}).end()
 [span] = theirs.get_finished_spans()
@@ -136,15 +137,15 @@ if child == 0:
 os.waitpid(child, 0)
 """
     with open_sink() as sink:
-        run = run_app(script, OTELBILL_ENDPOINT=sink.endpoint)
+        # Python 3.12 and later warn of every fork in a program with threads; the host has decided to fork.
+        run = run_app(script, OTELBILL_ENDPOINT=sink.endpoint, PYTHONWARNINGS="ignore::DeprecationWarning")
     assert (run.status, run.errors) == (0, "")
     assert sorted(str(span["otelbill.meter"]) for span in sink.spans()) == ["before", "child", "parent", "waiting"]
+    assert len(sink.connections) == 2
 
 
 def test_import_is_light() -> None:
     """Importing otelbill loads neither protobuf nor instrumentations: a command-line tool may import it for nothing."""
-    script = (
-        "import sys, otelbill\nprint(sorted({'google.protobuf', 'requests', 'wrapt', 'openai'} & set(sys.modules)))"
-    )
+    script = "import sys, otelbill\nprint(sorted({'google.protobuf', 'requests', 'openai'} & set(sys.modules)))"
     run = run_app(script)
     assert (run.status, run.errors, run.output) == (0, "", "[]")

@@ -7,10 +7,11 @@ import sys
 
 import click
 
-from otelbill_collector.cli import collect, offline, operate, report, stripe
+from otelbill_collector.cli import collect, demo, offline, operate, report, stripe
 from otelbill_collector.config import ConfigError, render_problems
 
 _COMMANDS = (
+    demo.run_demo,
     collect.run_collector,
     collect.check_config,
     offline.rate_files,
@@ -46,7 +47,9 @@ for _command in _COMMANDS:
 def main() -> None:
     """Run the command line; every failure has one message and a non-zero exit status."""
     try:
-        cli(standalone_mode=False)
+        # Without standalone mode click returns the status of `Exit` instead of ending the process with it.
+        status = cli(standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.Abort:

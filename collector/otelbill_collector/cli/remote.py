@@ -17,7 +17,7 @@ def operate_ledger(config: Config, name: str, arguments: dict[str, Any]) -> Any:
     """Run an operation by name; the answer is its JSON value. Raises ClickException with the reason."""
     from otelbill_collector.app import build_operate, find_sidecar, open_operations
     from otelbill_collector.export.stripe.client import StripePackageMissing
-    from otelbill_collector.export.stripe.ports import StripeCallError
+    from otelbill_collector.export.stripe.ports import StripeProblem
     from otelbill_collector.ledger.books import UnknownEvent
     from otelbill_collector.ledger.resolutions import NotHeld
     from otelbill_collector.operations import NoStripe
@@ -35,7 +35,7 @@ def operate_ledger(config: Config, name: str, arguments: dict[str, Any]) -> Any:
         UnknownEvent,
         NotHeld,
         NoStripe,
-        StripeCallError,
+        StripeProblem,
         StripePackageMissing,
         BadQuery,
         LedgerUnavailable,

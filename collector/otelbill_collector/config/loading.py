@@ -179,5 +179,6 @@ def _create_stripe(document: Document, section: StripeSection) -> Stripe:
         window_nanos=section.window,
         grace_nanos=section.grace,
         rate_per_second=section.rate_per_second,
+        since_nanos=section.since or 0,
         meters=dict(section.meters),
     )

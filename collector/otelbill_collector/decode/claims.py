@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from otelbill_collector.decode.inheritance import Attribution, read_own_attribution, resolve_attributions
-from otelbill_collector.decode.lineage import Lineage
+from otelbill_collector.decode.lineage import Lineage, sort_by_trace
 from otelbill_collector.decode.reasons import Reason
 from otelbill_collector.decode.residuals import Explained, Residual, find_residuals
 from otelbill_collector.decode.twins import find_claim_id, group_descriptions, list_twin_keys
@@ -241,11 +241,14 @@ def _decide_implied(
     """Frames known to call a provider, with no call beneath them: one happened, its usage is unknown."""
     telling = [i for group in groups for i in group]
     telling += [i for i, residual in residuals.items() if residual.quantities]
-    for index, candidate in enumerate(candidates):
-        if "implies_call" not in candidate.traits or candidate.failed or candidate.reason == Reason.INTERNAL:
+    frames = [i for i, c in enumerate(candidates) if "implies_call" in c.traits]
+    by_trace = sort_by_trace(candidates, frames)
+    shown = {above for i in telling for above in (i, *lineage.list_above(i, by_trace))} if frames else set()
+    for index in frames:
+        candidate = candidates[index]
+        if index in shown or candidate.failed or candidate.reason == Reason.INTERNAL:
             continue
-        outermost = not any("implies_call" in candidates[a].traits for a in lineage.list_ancestors(index))
-        if not outermost or any(i == index or lineage.is_under(i, index) for i in telling):
+        if any("implies_call" in candidates[a].traits for a in lineage.list_ancestors(index)):
             continue
         due = candidate.ended_nanos + policy.grace_nanos
         late = now_nanos >= due

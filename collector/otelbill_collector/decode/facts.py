@@ -8,6 +8,7 @@ from functools import lru_cache
 from otelbill_collector.decode.dialects import Plan
 from otelbill_collector.decode.privacy import clean_id, clean_name, clean_word
 from otelbill_collector.decode.spans import STATUS_ERROR, SpanView
+from otelbill_collector.decode.usage_objects import parse_document
 from otelbill_collector.decode.vocabulary import Operation, find_provider, load_vocabulary
 from otelbill_collector.domain.usage import Role
 
@@ -33,7 +34,7 @@ def read_facts(span: SpanView, plan: Plan) -> Facts:
     """The facts that the plan's spellings lead to."""
     texts = plan.texts
     request_model = _find_name(span, texts.get("request_model", ()))
-    model = _find_name(span, texts.get("response_model", ())) or request_model
+    model = _find_name(span, texts.get("response_model", ())) or request_model or _find_asked_model(span)
     host = _find_text(span, texts.get("server", ()))
     operation, given = _find_operation(span, plan)
     return Facts(
@@ -76,6 +77,12 @@ def _find_name(span: SpanView, keys: tuple[str, ...]) -> str | None:
         if name:
             return name
     return None
+
+
+def _find_asked_model(span: SpanView) -> str | None:
+    """The model among OpenInference's invocation parameters, where no attribute names it."""
+    document = parse_document(span.attributes.get("llm.invocation_parameters"))
+    return clean_name(document.get("model")) if isinstance(document, dict) else None
 
 
 def _find_operation(span: SpanView, plan: Plan) -> tuple[Operation | None, bool]:
