@@ -33,10 +33,14 @@ def metered(function: F, /) -> F: ...
 
 
 @overload
+def metered(step: str, /) -> Callable[[F], F]: ...
+
+
+@overload
 def metered(*, step: str | None = None) -> Callable[[F], F]: ...
 
 
-def metered(function: F | None = None, /, *, step: str | None = None) -> F | Callable[[F], F]:
+def metered(function: F | str | None = None, /, *, step: str | None = None) -> F | Callable[[F], F]:
     """Make every run of a function one span, and everything below it usage of this step.
 
     Takes plain functions, coroutine functions, generator functions and async generator functions, also as methods and
@@ -48,6 +52,8 @@ def metered(function: F | None = None, /, *, step: str | None = None) -> F | Cal
         AttributionError: in strict mode only, for a class, or a step that is not printable text of 1 to 128
             characters.
     """
+    if isinstance(function, str):  # @metered("plan") is how people write it before they look
+        return metered(step=function)
     if function is None:
         return lambda decorated: _meter(decorated, step)
     return _meter(function, step)

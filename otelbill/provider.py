@@ -1,5 +1,5 @@
 """Owns how metering joins the process's tracer provider: `configure()` once, `status()` any time.
-Does not own the instrumentations (`instrument`) nor what the processors do.
+Does not own the instrumentations (`instrumentations`) nor what the processors do.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _start(settings: Settings) -> None:
     _metering = Metering(settings, provider, processor, shipper)
     if settings.instrument:
         # Imported here, as it takes longer to import than the rest of the package.
-        from otelbill.instrument import instrument_installed
+        from otelbill.instrumentations import instrument_installed
 
         instrument_installed()
 

@@ -27,6 +27,7 @@ from otelbill_collector.ledger.deadletters import list_dead_letters, mark_replay
 from otelbill_collector.ledger.instructions import Instruction
 from otelbill_collector.ledger.meters import Metering, fold_meters
 from otelbill_collector.ledger.outbox_views import status
+from otelbill_collector.ledger.resolutions import Resolution
 from otelbill_collector.ledger.rollups import fold_rollups
 from otelbill_collector.pipeline import Request, Stages, carry_batch
 
@@ -82,6 +83,13 @@ class Operations:
         """Book an event to a customer. Raises UnknownEvent."""
         given = Instruction(event_id, customer_id, operator, reason, self._clock())
         booking = self.books.assign_customer(given)
+        self.fold()
+        return {"booked": [render_record(record) for record in booking.records]}
+
+    def resolve_usage(self, *, event_id: str, quantities: Mapping[str, int], operator: str, reason: str) -> Json:
+        """Give a held event its usage by hand. Raises UnknownEvent, NotHeld, InvalidResolution."""
+        given = Resolution(event_id, dict(quantities), operator, reason, self._clock())
+        booking = self.books.resolve_usage(given)
         self.fold()
         return {"booked": [render_record(record) for record in booking.records]}
 
@@ -153,6 +161,8 @@ def render_status(connection: sqlite3.Connection) -> Json:
                 "booked": str(lane.booked),
                 "delivered": str(lane.delivered),
                 "waiting": str(lane.waiting),
+                "refused": str(lane.refused),
+                "carry": str(lane.carry),
             }
             for lane in found.lanes
         ],

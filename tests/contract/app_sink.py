@@ -27,6 +27,7 @@ class Sink:
     bodies: list[bytes] = field(default_factory=list)
     tokens: list[str | None] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
+    connections: set[int] = field(default_factory=set)
 
     @property
     def endpoint(self) -> str:
@@ -61,6 +62,7 @@ def open_sink() -> Iterator[Sink]:
 
         def _take_spans(self, body: bytes) -> None:
             status = sink.answers.pop(0) if sink.answers else 200
+            sink.connections.add(self.client_address[1])
             sink.tokens.append(self.headers["Authorization"])
             if status == 200:
                 sink.bodies.append(body)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from app_sink import REPOSITORY, open_sink, run_app
 
 from otelbill.config import SETTINGS, Settings
+from tests.contract.app_sink import REPOSITORY, open_sink, run_app
 
 PAGE = (REPOSITORY / "docs" / "in-the-app.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)

@@ -141,6 +141,7 @@ os.waitpid(child, 0)
         run = run_app(script, OTELBILL_ENDPOINT=sink.endpoint, PYTHONWARNINGS="ignore::DeprecationWarning")
     assert (run.status, run.errors) == (0, "")
     assert sorted(str(span["otelbill.meter"]) for span in sink.spans()) == ["before", "child", "parent", "waiting"]
+    assert len(sink.connections) == 2
 
 
 def test_import_is_light() -> None:

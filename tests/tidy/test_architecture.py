@@ -18,7 +18,7 @@ ALLOWED = {
     "export": {"domain", "decode", "ledger", "export"},
     "web": {"domain", "ledger", "web"},
     "testing": {"domain", "testing"},
-    "config": {"domain", "config"},
+    "config": {"domain", "decode", "config"},  # decode: names of dialects are checked
     "pipeline": {"domain", "decode", "ledger"},
     "ingest": {"domain", "pipeline"},
     "rules": {"domain", "decode"},
@@ -27,7 +27,7 @@ ALLOWED = {
     "offline": {"domain", "decode", "ledger", "rules", "explanation"},
     "operations": {"domain", "ledger", "export", "jobs", "pipeline", "explanation"},
 }
-LEDGER_WRITERS = {"books", "booking", "instructions", "sqlite", "journal"}
+LEDGER_WRITERS = {"books", "booking", "instructions", "resolutions", "sqlite", "journal"}
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 420
 

@@ -179,7 +179,7 @@ rate_card:
         ("rate_card: {prices: [{unit: a, price: 1, modell: m}]}", "did you mean rate_card.prices[0].model?"),
         ("rate_card: {prices: [{unit: a, price: 1, frm: 2026-01-01}]}", "did you mean rate_card.prices[0].from?"),
         ("customers: {acme: {strip: cus_1}}", "did you mean customers.acme.stripe?"),
-        ("claims: {zzz: 1}", "known here: grace_seconds"),
+        ("claims: {zzz: 1}", "known here: accept_estimates, grace_seconds"),
     ],
 )
 def test_unknown_settings_are_errors(tmp_path: Path, text: str, suggestion: str) -> None:

@@ -20,6 +20,7 @@ _COMMANDS = (
     report.show_held,
     report.show_suspense,
     operate.adjust,
+    operate.resolve,
     operate.dead_letters,
     operate.reconcile,
     stripe.stripe,

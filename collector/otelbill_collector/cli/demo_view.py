@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -26,7 +27,7 @@ from otelbill_collector.testing.demo.findings import (
     StripeLane,
 )
 
-_PLAIN_WIDTH = 100
+_PLAIN_WIDTH = 112
 _UNIT_NAMES = {
     "input_tokens": "in",
     "cache_read_tokens": "cached",
@@ -52,10 +53,12 @@ def show_findings(console: Console, findings: Findings) -> None:
         ),
         ("What was not billed", _draw_not_billed(findings)),
         ("Tokens: what the provider answered, and what the ledger billed", _draw_models(findings.models)),
-        ("Meter events at Stripe (value in millionths of a USD)", _draw_events(findings.events)),
+        ("Meter events at Stripe (value in millionths of a USD)", _draw_events(findings.events, narrow=narrow)),
         ("Charges: the ledger and Stripe (millionths of a USD)", _draw_lanes(findings.lanes)),
     ):
-        console.print(f"\n[bold]{title}[/bold]\n", soft_wrap=True)
+        if narrow:
+            table.padding = 0
+        console.print(f"\n[bold]{title}[/bold]\n")
         console.print(table)
     console.print()
     for difference in findings.differences:
@@ -68,25 +71,21 @@ def show_findings(console: Console, findings: Findings) -> None:
 def show_next(console: Console, findings: Findings, folder: Path, seconds: int) -> None:
     """Commands that go on from here, ready to be pasted."""
     program = find_own_command()
-    data = f"--data-dir {shlex.quote(_shorten(folder))}"
+    place = _shorten(folder)
     identifier = next((event.identifier for event in findings.events), "IDENTIFIER")
-    commands = (
-        ("what each step of each customer came to", f"usage --by customer,step {data}"),
-        ("from a Stripe meter event back to every token", f"explain {identifier} {data}"),
-        ("one request, with all its spans", f"explain {findings.shown_run} {data}"),
-        ("what is held, and why", f"held {data}"),
-    )
     console.print(f"\nDone in {seconds} s; everything that was started has stopped. Where to look next:\n")
-    for purpose, command in commands:
-        console.print(f"  # {purpose}\n  {program} {command}", markup=False, soft_wrap=True)
-    for purpose, name in (
-        ("rate card and customers", "otelbill.yaml"),
-        ("what Stripe took, line by line", "stripe.jsonl"),
+    for command, purpose in (
+        (f"export OTELBILL_DATA_DIR={shlex.quote(place)}", ""),
+        (f"{program} usage --by customer,step", "what each step of each customer came to"),
+        (f"{program} explain {identifier}", "from a Stripe meter event back to every token"),
+        (f"{program} explain {findings.shown_run}", "one request, with all its spans"),
+        (f"{program} held", "what is held, and why"),
+        (f"{place}/otelbill.yaml", "the rate card and the customers"),
+        (f"{place}/stripe.jsonl", "what the local Stripe took, line by line"),
+        ("examples/research_agent.py", "what an application has to say to be billed"),
     ):
-        console.print(f"  # {purpose}\n  {_shorten(folder)}/{name}", markup=False, soft_wrap=True)
-    console.print(
-        "  # the agent: what an application has to say to be billed\n  examples/research_agent.py", markup=False
-    )
+        note = f"  # {purpose}\n" if purpose else ""
+        console.print(f"{note}  {command}", markup=False, soft_wrap=True)
 
 
 def find_own_command() -> str:
@@ -105,12 +104,13 @@ def _shorten(path: Path) -> str:
 def _word_check(name: str, holds: bool) -> str:
     left, _, right = name.removesuffix("_equal").partition("_and_")
     names = {"provider": "provider", "ledger": "ledger", "stripe": "Stripe"}
-    return f"{names[left]} and {names[right]} are equal" if holds else f"{names[left]} and {names[right]} DIFFER"
+    exactly = " to the last token" if left == "provider" else ""
+    return f"{names[left]} and {names[right]} " + (f"are equal{exactly}" if holds else "DIFFER")
 
 
 def _draw_run(run: str, records: Sequence[Json]) -> Tree:
     """The records of one run as they hang together in its trace."""
-    tree = Tree(f"[bold]One request as the ledger has it: {escape(run)}[/bold]")
+    tree = Tree(f"[bold]One request as the ledger has it: {escape(run)}[/bold] (charges in millionths of a USD)")
     known = {record["span_id"] for record in records}
     children: dict[str | None, list[Json]] = {}
     for record in sorted(records, key=lambda item: (item["started_at"], item["span_id"])):
@@ -134,7 +134,7 @@ def _describe_record(record: Json) -> str:
     )
     if record["rating"] == "rated":
         name = record["model"] or "usage"
-        return f"{escape(name)}: {escape(used)}  [green]charge {record['charge']}[/green]"
+        return f"{escape(name)}: {escape(used)}  [green]charge {_align([Decimal(record['charge'])])[0]}[/green]"
     if record["reason"] == "structure":
         return f"[cyan]{escape(record['step'] or '-')}[/cyan]"
     return (
@@ -148,13 +148,14 @@ def _draw_customers(customers: Sequence[CustomerTotals], *, narrow: bool) -> Tab
     units = tuple(total.other)
     names = (unit.replace("_", " ") for unit in units)
     table = _open_table(("customer", "calls", *kinds, *names, "cost", "charge", "margin"), left=(0,))
-    money = _align([amount for item in (*customers, total) for amount in (item.cost, item.charge, item.margin)])
-    for index, item in enumerate((*customers, total)):
+    rows = (*customers, total)
+    costs, charges = _align([item.cost for item in rows]), _align([item.charge for item in rows])
+    money = zip(costs, charges, _align([item.margin for item in rows]), strict=True)
+    for item, amounts in zip(rows, money, strict=True):
         tokens = [item.tokens.get(f"{kind.replace(' ', '_')}_tokens", 0) for kind in kinds]
         other = [item.other.get(unit, "0") for unit in units]
         if item is total:
             table.add_section()
-        amounts = money[index * 3 : index * 3 + 3]
         table.add_row(escape(item.customer), str(item.calls), *map(str, tokens), *other, *amounts)
     return table
 
@@ -187,11 +188,20 @@ def _draw_not_billed(findings: Findings) -> Table:
 def _draw_models(models: Sequence[ModelBooks]) -> Table:
     columns = ("model", "book", "calls", "input", "cache read", "output", "verdict")
     table = _open_table(columns, left=(0, 1, 6))
-    for item in models:
+    for item in (*models, _sum_models(models)):
         for cells in _list_book_cells(item):
             table.add_row(*cells)
         table.add_section()
     return table
+
+
+def _sum_models(models: Sequence[ModelBooks]) -> ModelBooks:
+    provider, ledger = Counter[str](), Counter[str]()
+    for item in models:
+        provider.update(item.provider_tokens)
+        ledger.update(item.ledger_tokens)
+    calls = sum(item.provider_calls for item in models), sum(item.ledger_calls for item in models)
+    return ModelBooks("all", calls[0], provider, calls[1], ledger)
 
 
 def _list_book_cells(item: ModelBooks) -> list[list[str]]:
@@ -201,12 +211,14 @@ def _list_book_cells(item: ModelBooks) -> list[list[str]]:
     return [[escape(item.model), *numbers[0], ""], ["", *numbers[1], _draw_verdict(item.equal)]]
 
 
-def _draw_events(events: Sequence[StripeEvent]) -> Table:
+def _draw_events(events: Sequence[StripeEvent], *, narrow: bool) -> Table:
     columns = ("identifier", "customer", "window (UTC)", "value", "state")
-    table = _open_table(columns, left=(0, 1, 2, 4))
+    shown = len(columns) - narrow  # the identifier must stay in one piece
+    table = _open_table(columns[:shown], left=(0, 1, 2, 4))
     for event in events:
         window = f"{event.window_start[11:16]}–{event.window_end[11:16]}"
-        table.add_row(event.identifier, escape(event.customer), window, str(event.value), event.state)
+        cells = (event.identifier, escape(event.customer), window, str(event.value), event.state)
+        table.add_row(*cells[:shown])
     return table
 
 

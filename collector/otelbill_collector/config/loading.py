@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from otelbill_collector.config.complaints import add_complaints
 from otelbill_collector.config.document import Document, parse_document
 from otelbill_collector.config.file_model import (
+    ClaimsSection,
     ConfigFile,
     ForwardSection,
     LimitsSection,
@@ -23,6 +24,7 @@ from otelbill_collector.config.file_model import (
 from otelbill_collector.config.problems import ConfigError, ConfigProblem
 from otelbill_collector.config.rate_card import check_valid_entries, create_rate_card
 from otelbill_collector.config.values import Claims, Config, Customer, Forward, Limits, Listen, Stripe
+from otelbill_collector.decode.dialects import list_dialects
 from otelbill_collector.domain.ratecard import AT_COST
 from otelbill_collector.domain.windows import require_window_length
 
@@ -101,7 +103,7 @@ def _create_config(document: Document, path: Path | None) -> Config | None:
         listen=Listen(**dict(file.listen)),
         tokens=tuple(token.get_secret_value() for token in file.tokens),
         limits=Limits(**dict(file.limits)),
-        claims=Claims(**dict(file.claims)),
+        claims=_create_claims(document, file.claims),
         forward=_create_forward(file.forward) if file.forward else None,
         stripe=_create_stripe(document, file.stripe) if file.stripe else None,
         customers={name: Customer(stripe=customer.stripe) for name, customer in file.customers.items()},
@@ -144,6 +146,15 @@ def _check_limits(document: Document, limits: LimitsSection) -> None:
         )
 
 
+def _create_claims(document: Document, section: ClaimsSection) -> Claims:
+    known = {dialect.name for dialect in list_dialects()}
+    for number, name in enumerate(section.accept_estimates):
+        if name not in known:
+            place = ("claims", "accept_estimates", number)
+            document.add_problem(place, f"{name!r} is no dialect", "`otelbill dialects` lists them, such as openlit")
+    return Claims(section.grace_seconds, tuple(dict.fromkeys(section.accept_estimates)))
+
+
 def _create_forward(section: ForwardSection) -> Forward:
     headers = {name: value.get_secret_value() for name, value in section.headers.items()}
     names = tuple(dict.fromkeys(section.cost_names))
@@ -168,5 +179,6 @@ def _create_stripe(document: Document, section: StripeSection) -> Stripe:
         window_nanos=section.window,
         grace_nanos=section.grace,
         rate_per_second=section.rate_per_second,
+        since_nanos=section.since or 0,
         meters=dict(section.meters),
     )

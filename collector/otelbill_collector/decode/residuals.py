@@ -20,6 +20,7 @@ from otelbill_collector.domain.usage import (
     Candidate,
     Quantities,
     Quantity,
+    Role,
 )
 
 _INPUT_CLASSES = (INPUT_TOKENS, CACHE_READ_TOKENS, CACHE_WRITE_TOKENS)
@@ -85,6 +86,7 @@ def find_residuals(
     for parent in sorted(parents, key=lambda p: (-len(over[p]), _length(candidates[p]), p)):
         below = calls_below[parent]
         parts = [calls[n].quantities for n in below] + explained[parent]
+        parts += _list_around(candidates, lineage, parent)
         residual = Residual(subtract_explained(candidates[parent].quantities, parts))
         if residual.quantities:
             residual.pays_for = [n for n in below if calls[n].open and n not in taken]
@@ -93,6 +95,16 @@ def find_residuals(
                 explained[outer].append(residual.quantities)
         found[parent] = residual
     return found
+
+
+def _list_around(candidates: Sequence[Candidate], lineage: Lineage, parent: int) -> list[Quantities]:
+    """Quantities of a call around a parent: steps inside one call repeat parts of it. A tool between ends that."""
+    for above in lineage.list_ancestors(parent):
+        if candidates[above].operation == "execute_tool":
+            return []
+        if candidates[above].role is Role.CALL and candidates[above].problem is None:
+            return [candidates[above].quantities]
+    return []
 
 
 def _length(candidate: Candidate) -> int:

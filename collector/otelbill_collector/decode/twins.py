@@ -22,6 +22,7 @@ _EDGE_NANOS = NANOS // 4
 _SLACK_NANOS = NANOS // 20  # clocks of two layers in one process may be cut to milliseconds
 _NEIGHBOURS_MAX = 64  # identical calls compared with at most this many others in time order
 _ID_LENGTH_MIN = 10  # shorter ones are timestamps or counters
+_GATEWAY_ID = re.compile(r"chatcmpl-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _MODEL_TAIL = re.compile(r"(-\d{4}-\d{2}-\d{2}|-\d{8}|-\d{4}|-\d{3}|-latest|@[\w.\-]+|:[\w.\-]+)$")
 
 _BY_ID, _NESTED_EQUAL, _NESTED_UNKNOWN, _BY_NUMBERS, _BY_GAP, _NESTED_UNEQUAL, _NESTED_FAILED = range(7)
@@ -117,9 +118,11 @@ def _may_merge(candidates: Sequence[Candidate], lineage: Lineage, one: list[int]
 
 
 def _are_other_calls(a: Candidate, b: Candidate) -> bool:
-    """True when both carry a provider's id and the ids differ."""
+    """True when both carry a provider's id and the ids differ. A gateway's made-up id contradicts nothing."""
     first, second = find_claim_id(a), find_claim_id(b)
-    return first is not None and second is not None and first != second
+    if first is None or second is None or first == second:
+        return False
+    return _GATEWAY_ID.fullmatch(first) is None and _GATEWAY_ID.fullmatch(second) is None
 
 
 def _gap(a: Candidate, b: Candidate) -> int:
@@ -210,8 +213,9 @@ def _agree(a: Candidate, b: Candidate) -> bool:
 
 
 def _are_of_others(a: Candidate, b: Candidate) -> bool:
-    """True when ids, customers or services differ where both name one."""
-    pairs = ((a.customer_id, b.customer_id), (a.service, b.service))
+    """True when ids, customers or, from trace to trace, services differ where both name one."""
+    services = (a.service, b.service) if a.trace_id != b.trace_id else (None, None)
+    pairs = ((a.customer_id, b.customer_id), services)
     return _are_other_calls(a, b) or any(one and other and one != other for one, other in pairs)
 
 

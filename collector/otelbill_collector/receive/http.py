@@ -129,5 +129,7 @@ class OtlpHttp:
         headers = [(b"content-type", (JSON if as_json else PROTOBUF).encode()), (b"content-length", b"%d" % len(body))]
         if status in (429, 503):
             headers.append((b"retry-after", b"%d" % RETRY_AFTER_SECONDS))
+        if status == 405:
+            headers.append((b"allow", b"POST"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})

@@ -18,6 +18,7 @@ from otelbill_collector.domain.instants import parse_instant
 from otelbill_collector.ledger.rollups import UnknownDimension, UsageQuery
 
 Json = Any  # whatever the read models give; it is only serialised here
+_BODY_BYTES_MAX = 1 << 20
 
 
 class BadQuery(ValueError):
@@ -39,6 +40,10 @@ class ApiHandlers:
     operate: Mapping[str, Callable[[dict[str, Any]], Json]]
     not_found: tuple[type[Exception], ...]
     refused: tuple[type[Exception], ...]
+
+
+class _BodyTooLarge(Exception):
+    """A command's body is larger than any command needs."""
 
 
 def build_api(handlers: ApiHandlers) -> Starlette:
@@ -93,6 +98,8 @@ class _Api:
 
     async def operate(self, request: Request) -> Response:
         """Operator commands. JSON only, so that a page of another origin cannot post here without being asked."""
+        if not self._handlers.is_authorised(request.headers.get("authorization")):
+            return _render_unauthorised()
         name = request.path_params["name"]
         operation = self._handlers.operate.get(name)
         if operation is None:
@@ -100,7 +107,9 @@ class _Api:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             return _render_error(415, "send a JSON object with Content-Type: application/json")
         try:
-            arguments = orjson.loads(await request.body() or b"{}")
+            arguments = orjson.loads(await _read_body(request) or b"{}")
+        except _BodyTooLarge:
+            return _render_error(413, f"the body is larger than {_BODY_BYTES_MAX} bytes")
         except orjson.JSONDecodeError as error:
             return _render_error(400, f"the body is not JSON: {error}")
         if not isinstance(arguments, dict):
@@ -109,14 +118,14 @@ class _Api:
 
     async def show_front(self, request: Request) -> Response:
         if not self._handlers.is_authorised(request.headers.get("authorization")):
-            return _render_error(401, "send one of the configured tokens as Authorization: Bearer TOKEN")
+            return _render_unauthorised()
         rows = await asyncio.to_thread(self._handlers.load_usage, UsageQuery(by=("customer", "model")))
         return HTMLResponse(_render_front(rows))
 
     async def _answer(self, request: Request, work: Callable[[], Json]) -> Response:
         handlers = self._handlers
         if not handlers.is_authorised(request.headers.get("authorization")):
-            return _render_error(401, "send one of the configured tokens as Authorization: Bearer TOKEN")
+            return _render_unauthorised()
         try:
             return Response(orjson.dumps(await asyncio.to_thread(work)), media_type="application/json")
         except (BadQuery, UnknownDimension) as error:
@@ -141,6 +150,20 @@ def _parse_bound(values: Mapping[str, str], name: str) -> int | None:
         return parse_instant(values[name])
     except ValueError as error:
         raise BadQuery(f"{name}: {error}") from error
+
+
+async def _read_body(request: Request) -> bytes:
+    """The body of a command. Raises _BodyTooLarge."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _BODY_BYTES_MAX:
+            raise _BodyTooLarge
+    return bytes(body)
+
+
+def _render_unauthorised() -> Response:
+    return _render_error(401, "send one of the configured tokens as Authorization: Bearer TOKEN")
 
 
 def _render_error(status: int, message: str) -> Response:

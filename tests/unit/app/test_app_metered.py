@@ -462,6 +462,11 @@ def test_a_class_and_a_bad_step_are_reported_and_left_alone(caplog: pytest.LogCa
         otelbill.metered(Plain)
 
 
+def test_a_step_may_be_named_without_its_keyword() -> None:
+    """`@metered("plan")` means what it looks like."""
+    assert otelbill.metered("plan")(lambda: frame().step)() == "plan"
+
+
 def test_disabled_metering_is_absent() -> None:
     """Switched off, a metered function runs without span and frame."""
     config.use(Settings(enabled=False))

@@ -302,3 +302,47 @@ def test_roles_are_kept_apart() -> None:
     assert explicit.role is Role.EXPLICIT
     decisions = decide(make_call(span="call"), explicit)
     assert [d.billable for d in decisions] == [True, True]
+
+
+def test_steps_inside_a_call_repeat_it() -> None:
+    """A framework that writes steps with usage below its call span has not called twice."""
+    call = make_call(span="call")
+    step = make_call(span="step", parent="call", gen_ai__operation__name="model_step", end=0.9)
+    assert count_billed(decide(call, step)) == 12
+
+
+def test_a_gateway_in_the_same_trace_is_one_call() -> None:
+    """The client's span and the proxy's spans in another service describe one call, whatever ids the proxy makes up."""
+    made_up = "chatcmpl-7d0c9a10-93f6-4a57-8d8e-0f3a9d1f8a11"
+    client = make_call(span="client", gen_ai__response__id=made_up)
+    proxy = make_call(
+        span="proxy",
+        parent="http",
+        scope_name="litellm",
+        resource={"service.name": "proxy"},
+        gen_ai__response__id=made_up,
+    )
+    usage = "{'input_tokens': 12, 'output_tokens': 5, 'cache_read_input_tokens': 0}"
+    raw = select(
+        {"llm.anthropic.usage": usage, "llm.anthropic.id": "msg_0123456789", "llm.anthropic.model": "claude"},
+        span="raw",
+        parent="proxy",
+        scope_name="litellm",
+    )
+    decisions = decide(client, proxy, raw)
+    assert count_billed(decisions) == 12
+    assert count_billed(decisions, "requests") == 1
+
+
+def test_a_stream_without_usage_is_found_by_its_framework() -> None:
+    """Where frameworks break traces and only they see a stream's usage, the client's silent span is not held too."""
+    attributes: dict[str, Any] = {"openinference.span.kind": "LLM", "llm.model_name": "gpt-4o-mini"}
+    usage: dict[str, Any] = {"llm.token_count.prompt": 12, "llm.token_count.completion": 5}
+    outer = select(attributes | usage, trace="a", scope_name="@arizeai/openinference-instrumentation-langchain", end=1)
+    inner = select(
+        attributes, trace="b", scope_name="@arizeai/openinference-instrumentation-openai", start=0.1, end=0.9
+    )
+    assert share_key(outer, inner)
+    decisions = decide(outer, inner)
+    assert [d.billable for d in decisions] == [True, False]
+    assert decide(inner)[0].billable

@@ -6,6 +6,7 @@ Owns processes only; what a program is asked once it runs is up to the caller.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -108,6 +109,10 @@ class Program:
             raise ProgramFailed(self._describe(f"was not done after {seconds_max:.0f} s"))
         if self.exit_status != 0:
             raise ProgramFailed(self._describe(f"ended with status {self.exit_status}"))
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it to this process alone."""
+        self._require_process().send_signal(number)
 
     def stop(self) -> int:
         """SIGTERM, and SIGKILL if that does not help; returns the exit status."""

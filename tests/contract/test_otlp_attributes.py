@@ -1,0 +1,174 @@
+"""Spans that no rule can process: kept whole with field, value and remedy while their batch goes on; never billed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.otlp_requests import NANOS, encode, make_chat, make_id, now_nanos
+from tests.sidecar_process import Json, Sidecar
+
+_INPUT, _OUTPUT = "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"
+_YEAR = 365 * 86_400 * NANOS
+
+_BROKEN: dict[str, tuple[str, Any]] = {
+    "negative": (_INPUT, -1),
+    "text": (_INPUT, "a lot"),
+    "empty text": (_OUTPUT, ""),
+    "2**63 as text": (_INPUT, str(2**63)),
+    "2**63 as double": (_OUTPUT, float(2**63)),
+    "NaN": (_INPUT, math.nan),
+    "infinite": (_OUTPUT, math.inf),
+    "fraction": (_INPUT, 12.5),
+    "bool": (_OUTPUT, True),
+    "bytes": (_INPUT, b"\x01\x02"),
+    "list": (_INPUT, [1, 2]),
+    "negative cache": ("gen_ai.usage.cache_read.input_tokens", -5),
+}
+
+
+def _find_letter(sidecar: Sidecar, seed: str) -> Json:
+    letters = sidecar.get("/v1/dead-letters").json()
+    found = [letter for letter in letters if letter["span_id"] == make_id(f"span {seed}", 8).hex()]
+    return found[0] if found else None
+
+
+@pytest.mark.parametrize("case", _BROKEN)
+def test_a_broken_count_is_a_dead_letter_and_its_batch_goes_on(shared_sidecar: Sidecar, case: str) -> None:
+    """Guarantee: a count that is no count is never guessed, never zero; it is kept with field, value and remedy."""
+    field, value = _BROKEN[case]
+    seed, customer = f"broken {case}", f"broken-{case}"
+    attributes = {"input_tokens": value} if field == _INPUT else {"output_tokens": value}
+    if field not in {_INPUT, _OUTPUT}:
+        attributes = {field.replace(".", "__"): value}
+    spans = [
+        make_chat(f"{seed} before", customer),
+        make_chat(seed, customer, **attributes),
+        make_chat(f"{seed} after", customer),
+    ]
+    before = shared_sidecar.count_spans()
+    assert shared_sidecar.export(encode(*spans)).status_code == 200
+    after = shared_sidecar.count_spans()
+    assert shared_sidecar.usage("customer", customer=customer)[0]["events"] == 2
+    assert shared_sidecar.quantities(customer) == {"input_tokens": 200, "output_tokens": 40, "requests": 2}
+    letter = _find_letter(shared_sidecar, seed)
+    assert letter is not None, "neither billed nor kept: lost"
+    assert letter["field"] == field
+    assert letter["code"]
+    assert letter["hint"]
+    assert letter["value"], "the letter must show the value that was refused"
+    assert (after["accepted"] - before["accepted"], after["dead_lettered"] - before["dead_lettered"]) == (2, 1)
+
+
+_TIMES = {
+    "missing": 0,
+    "1970": 3600 * NANOS,
+    "tomorrow": lambda: now_nanos() + 86_400 * NANOS,
+    "far future": lambda: now_nanos() + 50 * _YEAR,
+    "2**64-1": 2**64 - 1,
+}
+
+
+@pytest.mark.parametrize("case", _TIMES)
+def test_an_impossible_event_time_is_a_dead_letter(shared_sidecar: Sidecar, case: str) -> None:
+    """Guarantee: no usage is booked at a time at which it cannot have happened, nor silently moved to now."""
+    moment = _TIMES[case]
+    at = moment() if callable(moment) else moment
+    seed, customer = f"time {case}", f"time-{case}"
+    assert (
+        shared_sidecar.export(encode(make_chat(seed, customer, at=at), make_chat(f"{seed} good", customer))).status_code
+        == 200
+    )
+    letter = _find_letter(shared_sidecar, seed)
+    assert letter is not None
+    assert "time" in letter["field"].lower()
+    assert shared_sidecar.usage("customer", customer=customer)[0]["events"] == 1
+
+
+@pytest.mark.parametrize(("trace_id", "span_id"), [(b"", b"12345678"), (b"1234567890123456", b""), (b"", b"")])
+def test_a_span_without_ids_is_never_billed_under_a_made_up_one(
+    shared_sidecar: Sidecar, trace_id: bytes, span_id: bytes
+) -> None:
+    """Guarantee: ids are what a duplicate is told by; without them a span is dead-lettered, its neighbour billed."""
+    name = f"ids-{len(trace_id)}-{len(span_id)}"
+    broken = make_chat(name, name)
+    broken.trace_id, broken.span_id = trace_id, span_id
+    before = len(shared_sidecar.get("/v1/dead-letters").json())
+    assert shared_sidecar.export(encode(broken, make_chat(f"{name} good", name))).status_code == 200
+    assert len(shared_sidecar.get("/v1/dead-letters").json()) == before + 1
+    assert shared_sidecar.usage("customer", customer=name)[0]["events"] == 1
+
+
+@pytest.mark.parametrize("length", [1, 7, 9, 16])
+def test_a_span_id_of_another_length_is_a_dead_letter(shared_sidecar: Sidecar, length: int) -> None:
+    """Guarantee: an id of a wrong length is not cut or padded into somebody else's."""
+    name = f"length-{length}"
+    broken = make_chat(name, name)
+    broken.span_id = b"\x07" * length
+    before = len(shared_sidecar.get("/v1/dead-letters").json())
+    assert shared_sidecar.export(encode(broken)).status_code == 200
+    assert len(shared_sidecar.get("/v1/dead-letters").json()) == before + 1
+    assert shared_sidecar.quantities(name) == {}
+
+
+def test_the_largest_count_is_billed_and_sums_go_on_beyond_64_bits(new_sidecar: Callable[..., Sidecar]) -> None:
+    """Guarantee: 2**63 - 1 is a count, and sums of it are exact in the API, on the command line and in the metrics."""
+    sidecar = new_sidecar().start()
+    largest = 2**63 - 1
+    spans = [make_chat(f"huge {number}", "acme", input_tokens=largest) for number in range(3)]
+    assert sidecar.export(encode(*spans)).status_code == 200
+    if sidecar.get("/v1/dead-letters").json():  # refusing it loudly is as good as billing it exactly
+        assert len(sidecar.get("/v1/dead-letters").json()) == 3
+        return
+    assert sidecar.list_json("usage")[0]["quantities"]["input_tokens"] == 3 * largest
+    answer = sidecar.get("/v1/usage?by=customer")
+    assert answer.status_code == 200
+    assert str(3 * largest) in answer.text
+
+
+def test_dead_letters_are_listed_and_replayed_by_the_command(new_sidecar: Callable[..., Sidecar]) -> None:
+    """Guarantee: the command shows field, value and remedy; a replay keeps what is still wrong, with or without sidecar."""
+    sidecar = new_sidecar().start()
+    sidecar.export(encode(make_chat("good"), make_chat("bad", input_tokens=-7), make_chat("worse", output_tokens="x")))
+    for phase in ("running", "stopped"):
+        letters = sidecar.list_json("dead-letters", "list")
+        assert {(letter["field"], letter["value"]) for letter in letters} == {(_INPUT, "-7"), (_OUTPUT, "x")}, phase
+        replayed = sidecar.run("dead-letters", "replay")
+        assert replayed.returncode == 0, replayed.stderr
+        assert len(sidecar.list_json("dead-letters", "list")) == 2, phase
+        assert sidecar.list_json("usage")[0]["events"] == 1
+        if phase == "running":
+            assert sidecar.stop() == 0
+
+
+def test_a_dead_letter_whose_cause_is_gone_is_billed_by_a_replay(new_sidecar: Callable[..., Sidecar]) -> None:
+    """Guarantee: replay takes the span through the pipeline as it was sent: once the limit allows it, it is billed once."""
+    narrow = {"limits": {"attributes_per_span": 16}}
+    sidecar = new_sidecar(narrow).start()
+    wide = make_chat("wide", **{f"extra__{number}": number for number in range(30)})
+    assert sidecar.export(encode(wide, make_chat("slim"))).status_code == 200
+    assert sidecar.usage()[0]["events"] == 1
+    assert len(sidecar.get("/v1/dead-letters").json()) == 1
+    assert sidecar.stop() == 0
+    sidecar.write_config({"listen": sidecar.settings["listen"]})
+    sidecar.start()
+    for _ in range(2):
+        assert sidecar.run("dead-letters", "replay").returncode == 0
+        assert sidecar.usage()[0]["events"] == 2
+    assert sidecar.get("/v1/dead-letters").json() == []
+    sidecar.export(encode(wide))
+    assert sidecar.usage()[0]["events"] == 2
+
+
+def test_dead_letters_survive_a_kill_and_are_not_doubled_by_a_retry(new_sidecar: Callable[..., Sidecar]) -> None:
+    """Guarantee: acknowledged means kept, for dead letters too; the same broken span sent again is the same letter."""
+    sidecar = new_sidecar().start()
+    body = encode(make_chat("bad", input_tokens=-7))
+    for _ in range(2):
+        assert sidecar.export(body).status_code == 200
+    sidecar.restart()
+    assert sidecar.export(body).status_code == 200
+    assert len(sidecar.get("/v1/dead-letters").json()) == 1
