@@ -163,7 +163,8 @@ _BY_RULE: tuple[tuple[Rule, str], ...] = (
         langfuse.observation.type langfuse.observation.model.name langfuse.observation.level
         langfuse.observation.completion_start_time langsmith.span.kind langsmith.metadata.ls_model_name
         langsmith.metadata.ls_provider langsmith.metadata.ls_model_type litellm.call_id litellm.provider.model
-        logfire.span_type sdk_span_type type response_id error.llm_provider rpc.system rpc.service rpc.method cloud.region""",
+        logfire.span_type sdk_span_type type response_id error.llm_provider
+        rpc.system rpc.service rpc.method cloud.region""",
     ),
     (pass_identifiers, "gen_ai.response.finish_reasons gen_ai.response.finish_reason anthropic.beta"),
     (
