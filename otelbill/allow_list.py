@@ -144,7 +144,7 @@ _BY_RULE: tuple[tuple[Rule, str], ...] = (
         pass_identifier,
         """otelbill.schema.version error.type error.code server.address http.request.method http.method
         gen_ai.operation.name gen_ai.provider.name gen_ai.system gen_ai.request.model gen_ai.response.model
-        gen_ai.response.id gen_ai.request.type gen_ai.output.type gen_ai.token.type gen_ai.tool.type
+        gen_ai.response.id gen_ai.request.type gen_ai.output.type gen_ai.token.type
         gen_ai.request.service_tier gen_ai.response.service_tier gen_ai.openai.request.service_tier
         gen_ai.openai.response.service_tier openai.request.service_tier openai.response.service_tier
         anthropic.response.service_tier llm.response.service_tier openai.api.type anthropic.request.id

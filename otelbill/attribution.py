@@ -36,18 +36,20 @@ class FrameBlock:
     only, and nothing stays behind when all are closed.
     """
 
-    __slots__ = ("_derive",)
+    __slots__ = ("_derive", "_last")
 
     def __init__(self, derive: Callable[[Frame], Frame | None]) -> None:
         """`derive` makes the block's frame from the one around it; `None` leaves that one in force."""
         self._derive = derive
+        self._last: tuple[Frame | None, Frame | None] = (None, None)
 
     def __enter__(self) -> FrameBlock:
         with _ENTER:
             if config.current().enabled:
                 outer = find_entry()
-                around = NO_FRAME if outer is None else outer.frame
-                attach(set_entry(Entry(self._derive(around) or around, self, outer)))
+                frame = self._find_frame(NO_FRAME if outer is None else outer.frame)
+                if frame is not None:
+                    attach(set_entry(Entry(frame, self, outer)))
         return self
 
     def __exit__(
@@ -69,6 +71,14 @@ class FrameBlock:
     def __call__(self, function: F) -> F:
         """Run every call of `function` inside such a block; generators too, from first step to last."""
         return wrap_callable(function, lambda: self)
+
+    def _find_frame(self, around: Frame) -> Frame | None:
+        """The block's frame within `around`; the last one is kept, as blocks are entered in the same place again."""
+        seen, frame = self._last
+        if seen is not around:
+            frame = self._derive(around)
+            self._last = (around, frame)
+        return frame
 
 
 def customer(identifier: str, *, project: str | None = None, run: str | None = None) -> FrameBlock:

@@ -8,6 +8,7 @@ The frame lives in the OpenTelemetry context, not in a variable of its own, so w
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from opentelemetry.context import Context, create_key, get_current, set_value
 
@@ -43,8 +44,7 @@ class Frame:
 NO_FRAME = Frame()
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A frame in the context, with the block that put it there and the entry it covers."""
 
     frame: Frame
@@ -55,7 +55,7 @@ class Entry:
 def find_entry(context: Context | None = None) -> Entry | None:
     """The entry in force in `context` (default: the current one)."""
     found = (get_current() if context is None else context).get(_KEY)
-    return found if isinstance(found, Entry) else None
+    return found if type(found) is Entry else None
 
 
 def find_frame(context: Context | None = None) -> Frame | None:

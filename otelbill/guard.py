@@ -5,6 +5,7 @@ Does not own the host's exceptions; those pass through untouched everywhere.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import Counter
 from types import TracebackType
@@ -13,7 +14,8 @@ from otelbill import config
 from otelbill.errors import OtelbillError
 
 _log = logging.getLogger("otelbill")
-_lock = threading.Lock()
+# Reentrant: the garbage collector may close a metered generator, and so come back here, in any line of ours.
+_lock = threading.RLock()
 _counts: Counter[str] = Counter()
 
 
@@ -78,3 +80,12 @@ def forget() -> None:
     """Empty the counts, so that the next fault is logged again (for tests)."""
     with _lock:
         _counts.clear()
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)  # the lock may be held by a thread that the child does not have

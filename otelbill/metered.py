@@ -4,10 +4,10 @@ Does not own the shapes (`shapes`) nor the frame (`frame`).
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, TypeVar, cast, overload
+from typing import Any, TypeVar, overload
 
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, get_current
@@ -16,7 +16,7 @@ from opentelemetry.trace import Span, StatusCode
 from otelbill import attributes, config
 from otelbill.attribution import is_identifier
 from otelbill.errors import AttributionError
-from otelbill.frame import Entry, Frame, find_entry, holds_entry, set_entry
+from otelbill.frame import NO_FRAME, Entry, Frame, find_entry, holds_entry, set_entry
 from otelbill.guard import Guard, report
 from otelbill.shapes import wrap_callable
 from otelbill.tracer import find_tracer
@@ -33,10 +33,14 @@ def metered(function: F, /) -> F: ...
 
 
 @overload
+def metered(step: str, /) -> Callable[[F], F]: ...
+
+
+@overload
 def metered(*, step: str | None = None) -> Callable[[F], F]: ...
 
 
-def metered(function: F | None = None, /, *, step: str | None = None) -> F | Callable[[F], F]:
+def metered(function: F | str | None = None, /, *, step: str | None = None) -> F | Callable[[F], F]:
     """Make every run of a function one span, and everything below it usage of this step.
 
     Takes plain functions, coroutine functions, generator functions and async generator functions, also as methods and
@@ -48,9 +52,29 @@ def metered(function: F | None = None, /, *, step: str | None = None) -> F | Cal
         AttributionError: in strict mode only, for a class, or a step that is not printable text of 1 to 128
             characters.
     """
+    if isinstance(function, str):  # @metered("plan") is how people write it before they look
+        return metered(step=function)
     if function is None:
         return lambda decorated: _meter(decorated, step)
     return _meter(function, step)
+
+
+class Step:
+    """A named step, with its frame in the frame it last ran in, as most runs are in the same one."""
+
+    __slots__ = ("_last", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._last = (NO_FRAME, Frame(step=name))
+
+    def find_frame(self, around: Frame) -> Frame:
+        """`around` with this step."""
+        seen, frame = self._last
+        if seen is not around:
+            frame = replace(around, step=self.name)
+            self._last = (around, frame)
+        return frame
 
 
 class StepSpan:
@@ -58,7 +82,7 @@ class StepSpan:
 
     __slots__ = ("_entry", "_inside", "_outside", "_span", "_step")
 
-    def __init__(self, step: str) -> None:
+    def __init__(self, step: Step) -> None:
         self._step = step
         self._span: Span | None = None
         self._entry: Entry | None = None
@@ -84,11 +108,11 @@ class StepSpan:
     def _open(self) -> None:
         outside = get_current()
         outer = find_entry(outside)
-        frame = _derive_frame(None if outer is None else outer.frame, self._step)
+        frame = self._step.find_frame(NO_FRAME if outer is None else outer.frame)
         self._entry = Entry(frame, self, outer)
         inside = set_entry(self._entry, outside)
         with _SPAN:  # another span processor may raise here; the step is metered all the same
-            self._span = find_tracer().start_span(self._step, inside, attributes=frame.span_attributes)
+            self._span = find_tracer().start_span(self._step.name, inside, attributes=frame.span_attributes)
             inside = trace.set_span_in_context(self._span, inside)
         self._outside, self._inside = outside, inside
         attach(inside)
@@ -100,26 +124,17 @@ class StepSpan:
 
 
 def _meter(function: F, step: str | None) -> F:
-    if inspect.isclass(function):
-        hint = "decorate its methods instead"
-        report(AttributionError("metered_class", "@metered was put on a class", hint=hint), place="metered")
-        return cast(F, function)
     name = _find_name(function) if step is None else step
     if not is_identifier(name):
         hint = "pass printable text of 1 to 128 characters, the same for every call"
         report(AttributionError("step_invalid", "step is not usable", hint=hint), place="metered")
         name = _find_name(function)
-    return wrap_callable(function, lambda: StepSpan(name))
+    named = Step(name)
+    return wrap_callable(function, lambda: StepSpan(named))
 
 
 def _find_name(function: object) -> str:
     return str(getattr(function, "__name__", type(function).__name__))[:128]
-
-
-def _derive_frame(outer: Frame | None, step: str) -> Frame:
-    if outer is None:
-        return Frame(step=step)
-    return Frame(outer.customer, outer.project, outer.run, step, outer.attempt)
 
 
 def _end_span(span: Span, error: BaseException | None) -> None:

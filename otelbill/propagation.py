@@ -21,7 +21,7 @@ from otelbill.frame import Frame, find_frame
 from otelbill.guard import Guard, count
 
 HEADER: Final = "otelbill-frame"
-HEADER_MAX_CHARS: Final = 2_048
+HEADER_MAX_CHARS: Final = 4_096  # four identifiers of 128 characters of 4 bytes, in base64
 
 _VERSION: Final = "1"
 _INJECT = Guard("inject")
@@ -63,7 +63,7 @@ def extract(headers: Mapping[str, str]) -> FrameBlock:
 def render_header(frame: Frame, key: str) -> str:
     """`version.payload.signature`; payload and signature in URL-safe base64."""
     values = [frame.customer, frame.project, frame.run, frame.step, frame.attempt]
-    payload = _encode(json.dumps(values, separators=(",", ":")).encode())
+    payload = _encode(json.dumps(values, separators=(",", ":"), ensure_ascii=False).encode())
     return f"{_VERSION}.{payload}.{_sign(payload, key)}"
 
 

@@ -1,12 +1,13 @@
 """Owns how metering joins the process's tracer provider: `configure()` once, `status()` any time.
-Does not own the instrumentations (`instrument`) nor what the processors do.
+Does not own the instrumentations (`instrumentations`) nor what the processors do.
 """
 
 from __future__ import annotations
 
 import atexit
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
@@ -63,7 +64,7 @@ def configure(**settings: SettingValue) -> None:
     with _CONFIGURE, _lock:
         chosen, problems = config.load_settings(settings, config.read_environment())
         if _metering is not None:
-            _report_difference(_metering.settings, chosen)
+            _report_difference(_metering.settings, chosen, settings)
             return
         config.use(chosen)
         for problem in problems:
@@ -123,7 +124,7 @@ def _start(settings: Settings) -> None:
     _metering = Metering(settings, provider, processor, shipper)
     if settings.instrument:
         # Imported here, as it takes longer to import than the rest of the package.
-        from otelbill.instrument import instrument_installed
+        from otelbill.instrumentations import instrument_installed
 
         instrument_installed()
 
@@ -137,7 +138,8 @@ def _make_shipper(settings: Settings) -> Shipper:
     return Shipper(HttpPost(settings.endpoint, token=settings.token, timeout_seconds=timeout_seconds), settings)
 
 
-def _report_difference(present: Settings, asked: Settings) -> None:
-    if asked != present:
+def _report_difference(present: Settings, asked: Settings, given: Mapping[str, SettingValue]) -> None:
+    names = (field.name for field in fields(Settings) if field.name in given)
+    if any(getattr(asked, name) != getattr(present, name) for name in names):
         hint = "call configure() once, before anything else of otelbill; under zero-code use the environment"
         report(ConfigError("configured_twice", "other settings were in force already", hint=hint), place="configure()")

@@ -18,7 +18,9 @@ from typing import Any, TypeVar, cast
 
 from opentelemetry.context import attach, get_current
 
+from otelbill.errors import AttributionError
 from otelbill.frame import find_frame
+from otelbill.guard import report
 
 # Any throughout: the wrapped callable's arguments, items and result are the host's, and pass through unseen.
 AnyCallable = Callable[..., Any]
@@ -29,8 +31,13 @@ OpenBlock = Callable[[], AbstractContextManager[Any]]
 def wrap_callable(function: F, open_block: OpenBlock) -> F:
     """A callable like `function`, of the same shape and signature, whose body runs inside `open_block()`.
 
-    Accepts `staticmethod` and `classmethod` objects, so the order of decorators does not matter.
+    Accepts `staticmethod` and `classmethod` objects, so the order of decorators does not matter. A class is reported
+    and returned as it is: a function in its place would break `isinstance` and inheritance in the host.
     """
+    if inspect.isclass(function):
+        problem = AttributionError("decorated_class", "a class was decorated", hint="decorate its methods instead")
+        report(problem, place="decorator")
+        return cast(F, function)
     if isinstance(function, staticmethod | classmethod):
         kind = type(function)
         return cast(F, kind(wrap_callable(function.__func__, open_block)))

@@ -13,7 +13,9 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import Final
 
 from opentelemetry.context import Context, attach
@@ -73,15 +75,19 @@ class Shipper(SpanProcessor):
         self._taken = self._delivered = self._refused = self._overflowed = 0
         self._start_afresh()
         itself = weakref.WeakMethod(self._start_afresh)
-        os.register_at_fork(after_in_child=lambda: (again := itself()) and again())
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=lambda: (again := itself()) and again())
 
     def _start_afresh(self) -> None:
         """Empty queue, new locks, no thread: at the start and in a forked child, whose parent sends its own spans."""
         self._queue: deque[ReadableSpan] = deque()
         self._packages: deque[Package] = deque()
-        self._lock = threading.Lock()
+        # A reentrant lock and a reentrant queue: the garbage collector may close a metered generator, whose span ends
+        # and comes back here, in any line of ours. `threading.Event` would hang the host there.
+        self._lock = threading.RLock()
         self._round_ended = threading.Condition(self._lock)
-        self._wake = threading.Event()
+        self._signals: SimpleQueue[None] = SimpleQueue()
+        self._is_signalled = False
         self._thread: threading.Thread | None = None
         self._rounds = 0
         self._is_urgent = False
@@ -113,7 +119,7 @@ class Shipper(SpanProcessor):
         """Send what waits, within the time that exit may take in all; later spans are not taken."""
         self._flush(self._find_exit_seconds())
         self._is_closing = True
-        self._wake.set()
+        self._signal()
         waiting = self.counts().waiting
         if waiting:
             hint = "is the sidecar running? spans are kept in memory only"
@@ -141,7 +147,18 @@ class Shipper(SpanProcessor):
             hint = "start the sidecar or raise OTELBILL_QUEUE_MAX_SPANS"
             absorb(DeliveryError("queue_full", "the span queue is full, or closed", hint=hint), place="shipper")
         if len(self._queue) >= self._batch_max_spans:
-            self._wake.set()
+            self._signal()
+
+    def _signal(self) -> None:
+        """Wake the thread; once is enough until it has woken."""
+        if not self._is_signalled:
+            self._is_signalled = True
+            self._signals.put(None)
+
+    def _await_signal(self) -> None:
+        with suppress(Empty):
+            self._signals.get(timeout=self._interval_seconds)
+        self._is_signalled = False
 
     def _flush(self, seconds: float) -> bool:
         with self._lock:
@@ -150,7 +167,7 @@ class Shipper(SpanProcessor):
             # The round under way may have begun before the last span; the one after it has not.
             last_round = self._rounds + 2
             self._is_urgent = True
-            self._wake.set()
+            self._signal()
             self._round_ended.wait_for(lambda: self._is_settled() or self._rounds >= last_round, seconds)
             self._is_urgent = False
             return self._is_settled()
@@ -161,8 +178,7 @@ class Shipper(SpanProcessor):
     def _run(self) -> None:
         attach(Context())  # the thread starts in the context of whoever ended the first span
         while not self._is_closing:
-            self._wake.wait(self._interval_seconds)
-            self._wake.clear()
+            self._await_signal()
             with _ROUND:
                 self._pack()
                 self._send()
@@ -170,7 +186,7 @@ class Shipper(SpanProcessor):
                 self._rounds += 1
                 self._round_ended.notify_all()
                 if self._is_urgent and not self._is_settled():
-                    self._wake.set()
+                    self._signal()
 
     def _pack(self) -> None:
         """Serialise the queue. A span object holds 2.9 kB, its serialised form a tenth of that."""

@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Patience, not expectation: other programs may share the machine.
 PATIENCE_SECONDS = 60.0
 _POLL_SECONDS = 0.03
-_METRIC = re.compile(r'^(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)$')
+_METRIC = re.compile(r"^(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)$")
 
 Json = Any  # values of JSON documents, as the API and the command print them
 
@@ -237,7 +237,9 @@ def new_sidecar(tmp_path: Path) -> Iterator[Callable[..., Sidecar]]:
 @pytest.fixture(scope="module")
 def shared_sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
     """One running sidecar for a module whose tests keep apart by customer and trace."""
-    sidecar = Sidecar(tmp_path_factory.mktemp("sidecar"), {"limits": {"body_bytes": 1 << 20}, "claims": {"grace_seconds": 1}})
+    sidecar = Sidecar(
+        tmp_path_factory.mktemp("sidecar"), {"limits": {"body_bytes": 1 << 20}, "claims": {"grace_seconds": 1}}
+    )
     sidecar.start()
     yield sidecar
     sidecar.close()

@@ -30,7 +30,7 @@ from otelbill_collector.export.otlp import ForwardSettings, OtlpForwarder
 from otelbill_collector.export.stripe.client import StripePackageMissing, open_account
 from otelbill_collector.export.stripe.exporter import StripeExporter
 from otelbill_collector.export.stripe.pace import Pacer
-from otelbill_collector.export.stripe.ports import StripeCallError
+from otelbill_collector.export.stripe.ports import StripeProblem
 from otelbill_collector.export.stripe.reconcile import StripeReconciler
 from otelbill_collector.export.stripe.settings import MeteringMode, StripeSettings
 from otelbill_collector.ingest import GroupCommitter
@@ -40,6 +40,7 @@ from otelbill_collector.ledger.deadletters import count_dead_letters, list_dead_
 from otelbill_collector.ledger.lineage import list_unsettled
 from otelbill_collector.ledger.meters import Metering
 from otelbill_collector.ledger.outbox_views import count_states, find_oldest_waiting
+from otelbill_collector.ledger.resolutions import InvalidResolution, NotHeld
 from otelbill_collector.ledger.rollups import count_events, load_usage
 from otelbill_collector.ledger.sqlite import LedgerUnavailable, SqliteStore
 from otelbill_collector.operations import NoStripe, Operations, StripeDesk, render_letter, render_status
@@ -73,7 +74,10 @@ def read_clock() -> int:
 
 def build_rules(config: Config) -> RuleSet:
     """Claims and rating under a configuration."""
-    return RuleSet(Rater(config.rate_card), grace_seconds=config.claims.grace_seconds)
+    claims = config.claims
+    return RuleSet(
+        Rater(config.rate_card), grace_seconds=claims.grace_seconds, accept_estimates=claims.accept_estimates
+    )
 
 
 def build_stages(config: Config, store: SqliteStore) -> Stages:
@@ -106,7 +110,12 @@ def build_desk(config: Config, store: SqliteStore) -> StripeDesk | None:
         rate_per_second=stripe.rate_per_second,
     )
     money = settings.mode is MeteringMode.MONEY
-    metering = Metering(settings.window_nanos, settings.event_name if money else None, {} if money else stripe.meters)
+    metering = Metering(
+        settings.window_nanos,
+        settings.event_name if money else None,
+        {} if money else stripe.meters,
+        stripe.since_nanos,
+    )
     account = open_account(settings)
     pacers = [
         Pacer(settings.rate, read_nanos=time.monotonic_ns, pause=lambda nanos: time.sleep(nanos / NANOS))
@@ -290,7 +299,7 @@ class Sidecar:
             stripe_status=lambda: read(render_status),
             operate=build_operate(operations),
             not_found=(NothingFound, UnknownEvent),
-            refused=(NoStripe, StripeCallError),
+            refused=(NoStripe, StripeProblem, NotHeld),
         )
 
 
@@ -298,20 +307,37 @@ def build_operate(operations: Operations) -> dict[str, Callable[[dict[str, Any]]
     """Operator commands by name, each taking a JSON object. Raises BadQuery for a missing argument."""
 
     def assign(arguments: dict[str, Any]) -> Any:
-        names = ("event_id", "customer_id", "operator", "reason")
-        for name in names:
-            if not isinstance(arguments.get(name), str) or not arguments[name].strip():
-                raise BadQuery(f"{name}: give a non-empty text")
-        return operations.assign_customer(**{name: arguments[name] for name in names})
+        return operations.assign_customer(
+            **_require_texts(arguments, ("event_id", "customer_id", "operator", "reason"))
+        )
+
+    def resolve(arguments: dict[str, Any]) -> Any:
+        texts = _require_texts(arguments, ("event_id", "operator", "reason"))
+        quantities = arguments.get("quantities")
+        if not isinstance(quantities, dict):
+            raise BadQuery("quantities: give an object of token units and integers")
+        try:
+            return operations.resolve_usage(**texts, quantities=quantities)
+        except InvalidResolution as error:
+            raise BadQuery(str(error)) from error
 
     return {
         "assign-customer": assign,
+        "resolve-usage": resolve,
         "replay-dead-letters": lambda arguments: operations.replay_dead_letters(arguments.get("letter_ids") or ()),
         "stripe-flush": lambda _: operations.flush_stripe(),
         "stripe-plan": lambda _: operations.plan_stripe(),
         "stripe-apply": lambda _: operations.apply_stripe(),
+        "stripe-reissue": lambda arguments: operations.reissue_intent(str(arguments.get("identifier"))),
         "reconcile": lambda arguments: operations.reconcile_stripe(since_nanos=arguments.get("since_nanos")),
     }
+
+
+def _require_texts(arguments: dict[str, Any], names: Sequence[str]) -> dict[str, str]:
+    for name in names:
+        if not isinstance(arguments.get(name), str) or not arguments[name].strip():
+            raise BadQuery(f"{name}: give a non-empty text")
+    return {name: arguments[name] for name in names}
 
 
 class _Server(uvicorn.Server):

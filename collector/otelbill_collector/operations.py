@@ -27,6 +27,7 @@ from otelbill_collector.ledger.deadletters import list_dead_letters, mark_replay
 from otelbill_collector.ledger.instructions import Instruction
 from otelbill_collector.ledger.meters import Metering, fold_meters
 from otelbill_collector.ledger.outbox_views import status
+from otelbill_collector.ledger.resolutions import Resolution
 from otelbill_collector.ledger.rollups import fold_rollups
 from otelbill_collector.pipeline import Request, Stages, carry_batch
 
@@ -85,6 +86,13 @@ class Operations:
         self.fold()
         return {"booked": [render_record(record) for record in booking.records]}
 
+    def resolve_usage(self, *, event_id: str, quantities: Mapping[str, int], operator: str, reason: str) -> Json:
+        """Give a held event its usage by hand. Raises UnknownEvent, NotHeld, InvalidResolution."""
+        given = Resolution(event_id, dict(quantities), operator, reason, self._clock())
+        booking = self.books.resolve_usage(given)
+        self.fold()
+        return {"booked": [render_record(record) for record in booking.records]}
+
     def replay_dead_letters(self, letter_ids: Sequence[str] = ()) -> Json:
         """Take dead letters (all, or those named) through the pipeline again; what is still wrong stays where it is."""
         letters = self.books.store.read(lambda connection: list_dead_letters(connection, limit=_REPLAY_MAX))
@@ -115,6 +123,11 @@ class Operations:
         desk = self._require_desk()
         self.fold()
         return render_reconciliation(desk.reconciler.reconcile(self._clock(), since_nanos=since_nanos))
+
+    def reissue_intent(self, identifier: str) -> Json:
+        """Send a refused intent again as a new revision, if Stripe's sum shows that it is missing."""
+        desk = self._require_desk()
+        return {"identifier": desk.reconciler.reissue(identifier, self._clock())}
 
     def plan_stripe(self) -> Json:
         """What `apply_stripe` would create."""
@@ -148,6 +161,8 @@ def render_status(connection: sqlite3.Connection) -> Json:
                 "booked": str(lane.booked),
                 "delivered": str(lane.delivered),
                 "waiting": str(lane.waiting),
+                "refused": str(lane.refused),
+                "carry": str(lane.carry),
             }
             for lane in found.lanes
         ],

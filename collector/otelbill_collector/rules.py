@@ -12,14 +12,13 @@ from otelbill_collector.domain.usage import Candidate, Decision, RatingState, Us
 
 __all__ = ["RuleSet", "claim_keys"]
 
-_HELD_SOURCES = (UsageSource.UNKNOWN, UsageSource.ESTIMATED)
-
 
 class RuleSet:
     """Claims and rating under one configuration."""
 
-    def __init__(self, rater: Rater, *, grace_seconds: int) -> None:
+    def __init__(self, rater: Rater, *, grace_seconds: int, accept_estimates: Sequence[str] = ()) -> None:
         self._rater = rater
+        self._accept_estimates = frozenset(accept_estimates)
         self._policy = ClaimPolicy(grace_nanos=grace_seconds * NANOS)
 
     def decide(self, candidates: Sequence[Candidate], now_nanos: int) -> Sequence[Decision]:
@@ -30,11 +29,17 @@ class RuleSet:
         """Amounts of a decision, and the content of the price version they name."""
         if not decision.billable:
             return Amounts(RatingState.NOT_BILLABLE), {}
-        if decision.usage_source in _HELD_SOURCES:
+        if self._must_hold(candidate, decision):
             return Amounts(RatingState.HELD, currency=self._rater.card.currency), {}
         rated = self.rate_lines(candidate, decision)
         amounts = Amounts(rated.state, rated.price_version, rated.cost_attos, rated.charge_attos, rated.currency)
         return amounts, {rated.version.version_id: rated.version.body} if rated.version else {}
+
+    def _must_hold(self, candidate: Candidate, decision: Decision) -> bool:
+        """Unknown usage always waits; an emitter's estimate unless the operator accepts that dialect's."""
+        if decision.usage_source is UsageSource.ESTIMATED:
+            return candidate.dialect not in self._accept_estimates
+        return decision.usage_source is UsageSource.UNKNOWN
 
     def rate_lines(self, candidate: Candidate, decision: Decision) -> Rated:
         """The same with its lines, for showing the arithmetic. Priced at event time: the end of the span."""

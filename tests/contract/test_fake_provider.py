@@ -202,7 +202,8 @@ def test_messages_plain_and_stream_agree(provider: ProviderServer, anthropic_cli
     with anthropic_client.messages.stream(**form) as events:
         streamed = events.get_final_message()
 
-    texts = [[block.text for block in message.content if block.type == "text"] for message in (plain, streamed)]
+    answers: Any = (plain, streamed)
+    texts = [[block.text for block in message.content if block.type == "text"] for message in answers]
     assert texts[0] == texts[1] != []
     for message, call in zip((plain, streamed), provider.tally, strict=True):
         assert (call.provider, call.response_id) == ("anthropic", message.id)

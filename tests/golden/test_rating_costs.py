@@ -30,6 +30,7 @@ SPREAD = [
     ("openai", "o3", None),
     ("openai", "text-embedding-3-small", None),
     ("azure", "gpt-4.1-mini-2025-04-14", None),
+    ("azure", "gpt-4.1-mini-2025-04-14", "priority"),
     ("anthropic", "claude-haiku-4-5-20251001", "standard"),
     ("anthropic", "claude-sonnet-4-5-20250929", None),
     ("anthropic", "claude-haiku-5-5", "batch"),

@@ -27,8 +27,11 @@ class Module:
         return parts[1] if len(parts) > 1 else ""
 
     def imports(self) -> Iterator[str]:
-        """Dotted names of everything imported, wherever in the file."""
+        """Dotted names of everything imported when the module runs, wherever in the file."""
+        skipped = {id(node) for block in self._list_typing_blocks() for node in ast.walk(block)}
         for node in ast.walk(self.tree):
+            if id(node) in skipped:
+                continue
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module:
@@ -36,6 +39,10 @@ class Module:
                 yield from (f"{node.module}.{name}" for name in modules)
                 if len(modules) < len(node.names):
                     yield node.module
+
+    def _list_typing_blocks(self) -> list[ast.If]:
+        """`if TYPE_CHECKING:` blocks: what they import is never loaded."""
+        return [n for n in ast.walk(self.tree) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
 
 
 def _is_module(package: str, name: str) -> bool:

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from otelbill_collector.config import Address, Config, ConfigError, Customer, load_config, render_problems
+from otelbill_collector.config import (
+    Address,
+    Config,
+    ConfigError,
+    Customer,
+    Forward,
+    Stripe,
+    load_config,
+    render_problems,
+)
 from otelbill_collector.domain.instants import HOUR_NANOS, MINUTE_NANOS, parse_instant
 from otelbill_collector.domain.ratecard import ChargePrice, Markup, Selector
 
@@ -65,6 +74,13 @@ def test_everything_is_optional(tmp_path: Path) -> None:
     for text in ("", "# nothing\n", "limits:\nrate_card:\nlisten: {}\n"):
         path = write(tmp_path, text)
         assert load_config(path, {}) == Config(source=path)
+
+
+def test_sections_that_are_off_by_default_have_defaults_too(tmp_path: Path) -> None:
+    """Turning forwarding or Stripe on needs only what cannot be guessed."""
+    config = load_config(write(tmp_path, "forward: {endpoint: 'http://x'}\nstripe: {api_key: k}\n"), {})
+    assert config.forward == Forward("http://x")
+    assert config.stripe == Stripe("k")
 
 
 def test_a_full_file(tmp_path: Path) -> None:
@@ -163,7 +179,7 @@ rate_card:
         ("rate_card: {prices: [{unit: a, price: 1, modell: m}]}", "did you mean rate_card.prices[0].model?"),
         ("rate_card: {prices: [{unit: a, price: 1, frm: 2026-01-01}]}", "did you mean rate_card.prices[0].from?"),
         ("customers: {acme: {strip: cus_1}}", "did you mean customers.acme.stripe?"),
-        ("claims: {zzz: 1}", "known here: grace_seconds"),
+        ("claims: {zzz: 1}", "known here: accept_estimates, grace_seconds"),
     ],
 )
 def test_unknown_settings_are_errors(tmp_path: Path, text: str, suggestion: str) -> None:
@@ -180,8 +196,9 @@ def test_unknown_settings_are_errors(tmp_path: Path, text: str, suggestion: str)
         ("limits: {inflight_bytes: 1}", "limits.inflight_bytes", "is less than limits.decompressed_bytes"),
         ("stripe: {api_key: k, mode: units}", "stripe.meters", "is missing in mode units"),
         ("stripe: {api_key: k, meters: {a: b}}", "stripe.meters", "has no effect in mode money"),
-        ("stripe: {api_key: k, window: 7m}", "stripe.window", "does not divide a day"),
-        ("stripe: {api_key: k, window: 0s}", "stripe.window", "does not divide a day"),
+        ("stripe: {api_key: k, window: 7m}", "stripe.window", "is not between 1 minute and 1 hour"),
+        ("stripe: {api_key: k, window: 2h}", "stripe.window", "is not between 1 minute and 1 hour"),
+        ("stripe: {api_key: k, window: 0s}", "stripe.window", "is not between 1 minute and 1 hour"),
         ("rate_card: {currency: EUR, markup: [{percent: 1}]}", "rate_card.markup", "a markup needs a card in USD"),
         ("rate_card: {currency: euro}", "rate_card.currency", "is not a currency code"),
         (
@@ -222,6 +239,13 @@ def test_precedence(tmp_path: Path) -> None:
     )
     assert config.data_dir == Path("from-override")
     assert (config.listen.grpc.port, config.listen.api.port, config.limits.body_bytes) == (2, 4329, 5)
+
+
+@pytest.mark.parametrize("text", ["", "~", "# nothing", "listen:", "listen: {}"])
+def test_an_override_of_an_empty_section_is_kept(tmp_path: Path, text: str) -> None:
+    """A section whose lines are all commented out does not swallow the command line."""
+    config = load_config(write(tmp_path, text), {}, {"listen.grpc": "127.0.0.1:2", "data_dir": "here"})
+    assert (config.listen.grpc.port, config.data_dir) == (2, Path("here"))
 
 
 def test_references_can_be_written_as_text(tmp_path: Path) -> None:

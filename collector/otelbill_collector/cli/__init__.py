@@ -7,10 +7,11 @@ import sys
 
 import click
 
-from otelbill_collector.cli import collect, offline, operate, report, stripe
+from otelbill_collector.cli import collect, demo, offline, operate, report, stripe
 from otelbill_collector.config import ConfigError, render_problems
 
 _COMMANDS = (
+    demo.run_demo,
     collect.run_collector,
     collect.check_config,
     offline.rate_files,
@@ -19,6 +20,7 @@ _COMMANDS = (
     report.show_held,
     report.show_suspense,
     operate.adjust,
+    operate.resolve,
     operate.dead_letters,
     operate.reconcile,
     stripe.stripe,

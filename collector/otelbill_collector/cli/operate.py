@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -53,6 +54,53 @@ def adjust(
     if as_json:
         print_json(answer)
         return
+    _print_booked(answer)
+
+
+@click.command("resolve")
+@click.argument("event_id")
+@click.option("--input-tokens", type=click.IntRange(0), required=True, help="Input tokens that were not cached.")
+@click.option("--output-tokens", type=click.IntRange(0), required=True, help="Output tokens, reasoning included.")
+@click.option("--cache-read-tokens", type=click.IntRange(0), help="Input tokens read from the provider's cache.")
+@click.option("--cache-write-tokens", type=click.IntRange(0), help="Input tokens written to the provider's cache.")
+@click.option("--cache-write-1h-tokens", type=click.IntRange(0), help="The part of them that is kept for an hour.")
+@click.option("--reason", required=True, help="Why, and where the numbers are from; it stays on the records.")
+@click.option("--operator", help="Who decides.  [default: the login name]")
+@config_options
+@json_option
+def resolve(
+    event_id: str,
+    reason: str,
+    operator: str | None,
+    config_path: Path | None,
+    data_dir: Path | None,
+    as_json: bool,
+    **quantities: int | None,
+) -> None:
+    """Give held usage its numbers by hand: books a reversal and a new revision that carry the reason.
+
+    `otelbill held` lists the events. The same numbers again book nothing, other numbers correct the first, and what
+    spans report later takes the place of both. The usage source becomes `reported`: the operator reported it.
+
+    \b
+    Example:
+      otelbill resolve 3f2a... --input-tokens 1200 --output-tokens 340 --reason "provider console, request req_011"
+    """
+    arguments = {
+        "event_id": event_id,
+        "quantities": {unit: amount for unit, amount in quantities.items() if amount is not None},
+        "operator": operator or getpass.getuser(),
+        "reason": reason,
+    }
+    answer = operate_ledger(require_config(config_path, data_dir), "resolve-usage", arguments)
+    if as_json:
+        print_json(answer)
+        return
+    _print_booked(answer)
+
+
+def _print_booked(answer: dict[str, Any]) -> None:
+    """Any: records as JSON values."""
     columns = ("kind", "revision", "record_id", "customer_id", "charge", "note")
     print_table("booked", columns, ([row[name] for name in columns] for row in answer["booked"]), right=("charge",))
 

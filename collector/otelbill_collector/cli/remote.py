@@ -17,8 +17,9 @@ def operate_ledger(config: Config, name: str, arguments: dict[str, Any]) -> Any:
     """Run an operation by name; the answer is its JSON value. Raises ClickException with the reason."""
     from otelbill_collector.app import build_operate, find_sidecar, open_operations
     from otelbill_collector.export.stripe.client import StripePackageMissing
-    from otelbill_collector.export.stripe.ports import StripeCallError
+    from otelbill_collector.export.stripe.ports import StripeProblem
     from otelbill_collector.ledger.books import UnknownEvent
+    from otelbill_collector.ledger.resolutions import NotHeld
     from otelbill_collector.operations import NoStripe
     from otelbill_collector.web.api import BadQuery
 
@@ -30,7 +31,15 @@ def operate_ledger(config: Config, name: str, arguments: dict[str, Any]) -> Any:
         if address is None:
             raise click.ClickException(f"{error}; its API address is not known yet, try again") from error
         return _post(f"http://{address}/v1/operations/{name}", arguments, config)
-    except (UnknownEvent, NoStripe, StripeCallError, StripePackageMissing, BadQuery, LedgerUnavailable) as error:
+    except (
+        UnknownEvent,
+        NotHeld,
+        NoStripe,
+        StripeProblem,
+        StripePackageMissing,
+        BadQuery,
+        LedgerUnavailable,
+    ) as error:
         raise click.ClickException(str(error)) from error
 
 

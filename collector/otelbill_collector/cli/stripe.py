@@ -1,4 +1,4 @@
-"""`otelbill stripe plan | apply | status | flush`."""
+"""`otelbill stripe plan | apply | status | flush | reissue`."""
 
 from __future__ import annotations
 
@@ -82,6 +82,24 @@ def flush(config_path: Path | None, data_dir: Path | None, as_json: bool) -> Non
         return
     click.echo(f"{answer['intents_made']} intents made, {answer['sent']} sent: {answer['outcomes']}")
     click.echo("nothing waits" if answer["drained"] else "some intents wait; see `otelbill stripe status`")
+
+
+@stripe.command("reissue")
+@click.argument("identifier")
+@config_options
+@json_option
+def reissue(identifier: str, config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """Send a rejected or mismatched intent again as a new revision. Refused while it may be at Stripe.
+
+    \b
+    Example:
+      otelbill stripe reissue ob1.4wq2e6cs3lkx7m5obvhzna2tduy8fgirpj0x1b9e
+    """
+    answer = operate_ledger(require_config(config_path, data_dir), "stripe-reissue", {"identifier": identifier})
+    if as_json:
+        print_json(answer)
+        return
+    click.echo(f"{identifier} is given up; its value goes out as {answer['identifier']}")
 
 
 @stripe.command("status")

@@ -14,7 +14,7 @@ import yaml
 
 from otelbill_collector.config.problems import ConfigProblem, PathParts, render_path
 
-Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
+Plain = None | bool | int | str | list["Plain"] | dict[str, "Plain"]
 
 _REFERENCE = re.compile(r"\$?\$\{([^}]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

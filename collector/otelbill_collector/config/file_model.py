@@ -150,7 +150,7 @@ ListenAddress = Annotated[Any, BeforeValidator(_parse_address), _schema(type="st
 Count: Any = _integer(1, 2**40)
 Seconds: Any = _integer(0, 86_400)
 LingerMillis: Any = _integer(0, 1_000)
-CallRate: Any = _integer(1, 10_000)
+CallRate: Any = _integer(0, 10_000)
 Per: Any = _integer(1, PER_MAX)
 
 
@@ -196,6 +196,10 @@ class ClaimsSection(Section):
     grace_seconds: Seconds = Field(
         default=60, description="How long a span that may lose its claim waits for the other spans of its trace."
     )
+    accept_estimates: list[Text] = Field(
+        default=[],
+        description="Dialects (see `otelbill dialects`) whose estimated token counts are rated instead of held.",
+    )
 
 
 class ForwardSection(Section):
@@ -222,13 +226,20 @@ class StripeSection(Section):
         description="`money` sends amounts under one event name, `units` quantities under one for each unit.",
     )
     event_name: Annotated[Text, Field(max_length=100)] = Field(
-        default="otelbill_charge", description="Event name of the Stripe meter that receives amounts in mode `money`."
+        default="otelbill_charge_usd_micro",
+        description="Event name of the Stripe meter that receives amounts in mode `money`.",
     )
     window: Duration = Field(
         default="5m", description="Length of the slices of time that are sent as one meter event each."
     )
     grace: Duration = Field(default="60s", description="How long a slice stays open for late spans before it is sent.")
-    rate_per_second: CallRate = Field(default=20, description="Most calls to Stripe in a second; a sandbox allows 25.")
+    rate_per_second: CallRate = Field(
+        default=0, description="Most calls to Stripe in a second; 0 means 20 for a test key and 800 for a live one."
+    )
+    since: Moment | None = Field(
+        default=None,
+        description="Usage before this instant is not sent, e.g. when Stripe joins a ledger with a history.",
+    )
     meters: dict[Unit, Annotated[Text, Field(max_length=100)]] = Field(
         default={}, description="In mode `units`: the event name of the Stripe meter for each unit."
     )

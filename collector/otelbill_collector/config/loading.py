@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from otelbill_collector.config.complaints import add_complaints
 from otelbill_collector.config.document import Document, parse_document
 from otelbill_collector.config.file_model import (
+    ClaimsSection,
     ConfigFile,
     ForwardSection,
     LimitsSection,
@@ -23,7 +24,9 @@ from otelbill_collector.config.file_model import (
 from otelbill_collector.config.problems import ConfigError, ConfigProblem
 from otelbill_collector.config.rate_card import check_valid_entries, create_rate_card
 from otelbill_collector.config.values import Claims, Config, Customer, Forward, Limits, Listen, Stripe
+from otelbill_collector.decode.dialects import list_dialects
 from otelbill_collector.domain.ratecard import AT_COST
+from otelbill_collector.domain.windows import require_window_length
 
 ValidSection = TypeVar("ValidSection", bound=Section)
 
@@ -39,6 +42,8 @@ def load_config(
     Overrides win over the environment, the environment over the file. Raises ConfigError with all problems.
     """
     document = _load_document(path, environ)
+    if document.root is None:
+        document.root = {}  # a file of comments
     if environ.get(DATA_DIR_VARIABLE):
         _override(document, "data_dir", environ[DATA_DIR_VARIABLE])
     for name, value in (overrides or {}).items():
@@ -74,15 +79,17 @@ def _override(document: Document, name: str, value: str | int) -> None:
     target = document.root
     for section in sections:
         if not isinstance(target, dict):
-            return
-        target = target.setdefault(section, {})
+            return  # a complaint about what the file has there follows
+        if target.get(section) is None:
+            target[section] = {}
+        target = target[section]
     if isinstance(target, dict):
         target[last] = value
 
 
 def _create_config(document: Document, path: Path | None) -> Config | None:
     """The configuration, or None after noting what is wrong; sections that are valid are checked to the end."""
-    root = _drop_empty(document.root if document.root is not None else {})
+    root = _drop_empty(document.root)
     try:
         file = ConfigFile.model_validate(root)
     except ValidationError as error:
@@ -96,7 +103,7 @@ def _create_config(document: Document, path: Path | None) -> Config | None:
         listen=Listen(**dict(file.listen)),
         tokens=tuple(token.get_secret_value() for token in file.tokens),
         limits=Limits(**dict(file.limits)),
-        claims=Claims(**dict(file.claims)),
+        claims=_create_claims(document, file.claims),
         forward=_create_forward(file.forward) if file.forward else None,
         stripe=_create_stripe(document, file.stripe) if file.stripe else None,
         customers={name: Customer(stripe=customer.stripe) for name, customer in file.customers.items()},
@@ -139,6 +146,15 @@ def _check_limits(document: Document, limits: LimitsSection) -> None:
         )
 
 
+def _create_claims(document: Document, section: ClaimsSection) -> Claims:
+    known = {dialect.name for dialect in list_dialects()}
+    for number, name in enumerate(section.accept_estimates):
+        if name not in known:
+            place = ("claims", "accept_estimates", number)
+            document.add_problem(place, f"{name!r} is no dialect", "`otelbill dialects` lists them, such as openlit")
+    return Claims(section.grace_seconds, tuple(dict.fromkeys(section.accept_estimates)))
+
+
 def _create_forward(section: ForwardSection) -> Forward:
     headers = {name: value.get_secret_value() for name, value in section.headers.items()}
     names = tuple(dict.fromkeys(section.cost_names))
@@ -150,10 +166,11 @@ def _create_stripe(document: Document, section: StripeSection) -> Stripe:
         document.add_problem(("stripe", "meters"), "is missing in mode units", "name the Stripe meter of each unit")
     if section.mode == "money" and section.meters:
         document.add_problem(("stripe", "meters"), "has no effect in mode money", "set mode: units, or remove it")
-    if section.window <= 0 or 86_400 * 10**9 % section.window:
-        document.add_problem(
-            ("stripe", "window"), "does not divide a day", 'choose one that does, such as "5m" or "1h"'
-        )
+    try:
+        require_window_length(section.window)
+    except ValueError:
+        message = "is not between 1 minute and 1 hour, or does not divide the hour"
+        document.add_problem(("stripe", "window"), message, 'choose one such as "5m" or "1h"')
     return Stripe(
         api_key=section.api_key.get_secret_value(),
         api_base=section.api_base,
@@ -162,5 +179,6 @@ def _create_stripe(document: Document, section: StripeSection) -> Stripe:
         window_nanos=section.window,
         grace_nanos=section.grace,
         rate_per_second=section.rate_per_second,
+        since_nanos=section.since or 0,
         meters=dict(section.meters),
     )

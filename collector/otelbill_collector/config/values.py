@@ -56,6 +56,7 @@ class Claims:
     """How spans that describe the same call are told apart."""
 
     grace_seconds: int = 60
+    accept_estimates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +76,11 @@ class Stripe:
     api_key: str = field(repr=False)
     api_base: str = "https://api.stripe.com"
     mode: StripeMode = "money"
-    event_name: str = "otelbill_charge"
+    event_name: str = "otelbill_charge_usd_micro"
     window_nanos: int = 5 * MINUTE_NANOS
     grace_nanos: int = MINUTE_NANOS
-    rate_per_second: int = 20
+    rate_per_second: int = 0
+    since_nanos: int = 0
     meters: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -1,4 +1,4 @@
-"""What of a span may be kept on disk or sent on: the app's own allow-list, plus counts that are broken but must be seen.
+"""What of a span may be kept on disk or sent on: the app's own allow-list, and counts that are broken but must show.
 
 Everything else stays in the request's memory and is gone with it: prompts, completions, tool arguments, headers.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 
 from otelbill.allow_list import find_resource_rule, find_rule, pass_number
-
 from otelbill_collector.decode.spans import Value
 
 _EMAIL = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")

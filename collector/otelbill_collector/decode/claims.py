@@ -6,11 +6,11 @@ candidates of other groups change nothing. Ids, nesting and numbers are weighed 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from otelbill_collector.decode.inheritance import Attribution, resolve_attributions
-from otelbill_collector.decode.lineage import Lineage
+from otelbill_collector.decode.inheritance import Attribution, read_own_attribution, resolve_attributions
+from otelbill_collector.decode.lineage import Lineage, sort_by_trace
 from otelbill_collector.decode.reasons import Reason
 from otelbill_collector.decode.residuals import Explained, Residual, find_residuals
 from otelbill_collector.decode.twins import find_claim_id, group_descriptions, list_twin_keys
@@ -55,7 +55,9 @@ def decide_group(
     candidates: Sequence[Candidate], now_nanos: int, policy: ClaimPolicy = _DEFAULT_POLICY
 ) -> list[Decision]:
     """One decision per candidate, in the order given. `now_nanos` settles which residuals are final."""
-    order = sorted(range(len(candidates)), key=lambda i: _canonical_key(candidates[i]))
+    if len(candidates) == 1 and _stands_alone(candidates[0]):
+        return [_decide_alone(candidates[0], read_own_attribution(candidates[0]))]
+    order = _rank(candidates)
     ranked = _demote_sums([candidates[i] for i in order])
     decisions = _decide_ranked(ranked, now_nanos, policy)
     placed: list[Decision | None] = [None] * len(candidates)
@@ -64,8 +66,17 @@ def decide_group(
     return [decision for decision in placed if decision is not None]
 
 
-def _canonical_key(candidate: Candidate) -> tuple[object, ...]:
-    return (candidate.trace_id, candidate.span_id, -candidate.detail, repr(candidate))
+def _stands_alone(candidate: Candidate) -> bool:
+    """True when a group of this candidate only needs no weighing."""
+    return candidate.role is not Role.AGGREGATE and "implies_call" not in candidate.traits
+
+
+def _rank(candidates: Sequence[Candidate]) -> list[int]:
+    """Indexes in an order that depends on the candidates alone."""
+    ids = [(c.trace_id, c.span_id) for c in candidates]
+    if len(set(ids)) == len(ids):
+        return sorted(range(len(ids)), key=ids.__getitem__)
+    return sorted(range(len(ids)), key=lambda i: (*ids[i], -candidates[i].detail, repr(candidates[i])))
 
 
 def _demote_sums(candidates: list[Candidate]) -> list[Candidate]:
@@ -222,20 +233,22 @@ def _decide_implied(
     candidates: Sequence[Candidate],
     lineage: Lineage,
     groups: list[list[int]],
-    residuals: dict[int, Residual] | object,
+    residuals: Mapping[int, Residual],
     decisions: list[Decision],
     now_nanos: int,
     policy: ClaimPolicy,
 ) -> None:
     """Frames known to call a provider, with no call beneath them: one happened, its usage is unknown."""
     telling = [i for group in groups for i in group]
-    if isinstance(residuals, dict):
-        telling += [i for i, residual in residuals.items() if residual.quantities]
-    for index, candidate in enumerate(candidates):
-        if "implies_call" not in candidate.traits or candidate.failed or candidate.reason == Reason.INTERNAL:
+    telling += [i for i, residual in residuals.items() if residual.quantities]
+    frames = [i for i, c in enumerate(candidates) if "implies_call" in c.traits]
+    by_trace = sort_by_trace(candidates, frames)
+    shown = {above for i in telling for above in (i, *lineage.list_above(i, by_trace))} if frames else set()
+    for index in frames:
+        candidate = candidates[index]
+        if index in shown or candidate.failed or candidate.reason == Reason.INTERNAL:
             continue
-        outermost = not any("implies_call" in candidates[a].traits for a in lineage.list_ancestors(index))
-        if not outermost or any(i == index or lineage.is_under(i, index) for i in telling):
+        if any("implies_call" in candidates[a].traits for a in lineage.list_ancestors(index)):
             continue
         due = candidate.ended_nanos + policy.grace_nanos
         late = now_nanos >= due

@@ -183,6 +183,16 @@ def _has_beta(word: str, span: SpanView) -> bool:
     return any(isinstance(name, str) and word in name for name in names)
 
 
+def _has_output_member(name: str, span: SpanView) -> bool:
+    document = parse_document(span.attributes.get("output.value"))
+    return isinstance(document, Mapping) and bool(document.get(name))
+
+
+def _asks_stream(span: SpanView) -> bool:
+    document = parse_document(span.attributes.get("llm.invocation_parameters"))
+    return isinstance(document, Mapping) and document.get("stream") is True
+
+
 def _matches_model(wanted: str, situation: Situation) -> bool:
     return re.fullmatch(wanted, (situation.model or "").lower().rsplit("/", 1)[-1]) is not None
 
@@ -191,8 +201,10 @@ def _matches_model(wanted: str, situation: Situation) -> bool:
 _TESTS: Mapping[str, Any] = {  # Any: the wanted values differ in type, `dialects` checks the names
     "provider": lambda wanted, _counts, s: s.provider in wanted,
     "model": lambda wanted, _counts, s: _matches_model(wanted, s),
+    "other_provider": lambda wanted, _counts, s: s.provider not in wanted,
+    "output_has": lambda wanted, _counts, s: _has_output_member(wanted, s.span),
     "operation": lambda wanted, _counts, s: s.operation in wanted,
-    "streaming": lambda wanted, _counts, s: s.streaming == wanted,
+    "streaming": lambda wanted, _counts, s: (s.streaming or _asks_stream(s.span)) == wanted,
     "missing": lambda wanted, counts, _s: all(getattr(counts, fact) is None for fact in wanted),
     "zero": lambda wanted, counts, _s: all(not getattr(counts, fact) for fact in wanted),
     "present": lambda wanted, _counts, s: any(key in s.span.attributes for key in wanted),

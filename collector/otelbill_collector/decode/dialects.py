@@ -33,6 +33,8 @@ _CONDITIONS = {
     "total_min",
     "ended_unset",
     "beta",
+    "other_provider",
+    "output_has",
 }
 ATTRIBUTION_KEYS = (
     "otelbill.customer.id",
@@ -52,6 +54,7 @@ _HELPERS = (
     "anthropic.beta",
     "gen_ai.tool.definitions",
     "llm.tools.0.tool.json_schema",
+    "llm.invocation_parameters",
     "logfire.span_type",
     "output.value",
     "output.mime_type",
@@ -95,6 +98,7 @@ class Dialect:
     markers: tuple[str, ...] = ()
     trust: int = 5
     twin: bool = False
+    traces_apart: bool = False
     input_includes_cache: Mapping[str, str] = field(default_factory=dict)
     output_includes_reasoning: bool = True
     output_from_total: bool = False
@@ -102,7 +106,8 @@ class Dialect:
     implies_call: bool = False
     stream_usage_in_log_span: bool = False
     own_response_ids: re.Pattern[str] | None = None
-    raw_prefix: str | None = None
+    mirror_prefix: str | None = None
+    model_vendors: Mapping[str, str] = field(default_factory=dict)
     usage_objects: tuple[UsageObject, ...] = ()
     faults: tuple[Fault, ...] = ()
 
@@ -122,6 +127,7 @@ class Plan:
     texts: Mapping[str, tuple[str, ...]]
     flags: Mapping[str, tuple[str, ...]]
     status_codes: tuple[str, ...]
+    failure_marks: tuple[tuple[str, str], ...]
     operation_keys: tuple[str, ...]
     usage_objects: tuple[UsageObject, ...]
     attribution: bool
@@ -226,6 +232,7 @@ def load_known_keys() -> frozenset[str]:
     """Every attribute name that any rule reads. Names outside this set never influence a plan."""
     vocabulary = load_vocabulary()
     keys: set[str] = {*vocabulary.status_codes, *vocabulary.operation_keys, *ATTRIBUTION_KEYS, *_HELPERS}
+    keys.update(vocabulary.failure_marks)
     for section in (vocabulary.counts, vocabulary.units, vocabulary.texts, vocabulary.flags):
         keys.update(key for spellings in section.values() for key in spellings)
     for row in load_table():
@@ -263,6 +270,7 @@ def _compile_plan(
         texts=present(vocabulary.texts),
         flags=present(vocabulary.flags),
         status_codes=_within(vocabulary.status_codes, shape),
+        failure_marks=tuple((key, mark) for key, mark in vocabulary.failure_marks.items() if key in shape),
         operation_keys=_within(vocabulary.operation_keys, shape),
         usage_objects=tuple(item for item in dialect.usage_objects if item.attribute in shape),
         attribution=attribution,

@@ -2,69 +2,57 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from otelbill_collector.decode.draft import Draft
 from otelbill_collector.decode.privacy import clean_id, clean_word, clip_value
 from otelbill_collector.decode.quantities import parse_quantity
 from otelbill_collector.decode.reasons import Reason
 from otelbill_collector.decode.spans import SpanView
-from otelbill_collector.domain.usage import STANDARD_UNITS, Candidate, Problem, Role, UsageSource
+from otelbill_collector.domain.usage import STANDARD_UNITS, Problem, Role, UsageSource
+
+_MARKS = {reason.value: reason for reason in (Reason.APP_CACHE_HIT, Reason.FREE_OPERATION)}
+_HINT_METER = (
+    "name a meter of letters, digits, '_', '.', '-' that is no token unit, such as vector_queries; then replay"
+)
 
 
-def read_attribution(candidate: Candidate, span: SpanView) -> Candidate:
-    """The candidate with customer, project, run, step, attempt and the billable mark of its own span."""
+def read_attribution(draft: Draft, span: SpanView) -> None:
+    """Customer, project, run, step, attempt, event id and the billable mark of the span itself."""
     attributes = span.attributes
     attempt = attributes.get("otelbill.attempt")
-    candidate = replace(
-        candidate,
-        customer_id=clean_id(attributes.get("otelbill.customer.id")),
-        project_id=clean_id(attributes.get("otelbill.project.id")),
-        run_id=clean_id(attributes.get("otelbill.run.id")),
-        step=clean_id(attributes.get("otelbill.step")),
-        attempt=attempt if isinstance(attempt, int) and not isinstance(attempt, bool) and attempt >= 0 else None,
-        explicit_event_id=clean_id(attributes.get("otelbill.event.id")),
-    )
+    draft.customer_id = clean_id(attributes.get("otelbill.customer.id"))
+    draft.project_id = clean_id(attributes.get("otelbill.project.id"))
+    draft.run_id = clean_id(attributes.get("otelbill.run.id"))
+    draft.step = clean_id(attributes.get("otelbill.step"))
+    draft.attempt = attempt if isinstance(attempt, int) and not isinstance(attempt, bool) and attempt >= 0 else None
+    draft.explicit_event_id = clean_id(attributes.get("otelbill.event.id"))
     if attributes.get("otelbill.billable") in (False, "false", "False"):
-        stated = attributes.get("otelbill.reason")
-        known = stated in (Reason.APP_CACHE_HIT, Reason.FREE_OPERATION)
-        return replace(candidate, billable=False, reason=Reason(str(stated)) if known else Reason.INTERNAL)
-    return candidate
+        draft.marked = draft.reason = _MARKS.get(str(attributes.get("otelbill.reason")), Reason.INTERNAL)
 
 
-def read_explicit(candidate: Candidate, span: SpanView, *, genai: bool) -> Candidate:
-    """The candidate with the quantity of `otelbill.meter`; a Problem when meter or quantity cannot be used."""
+def read_explicit(draft: Draft, span: SpanView) -> None:
+    """The quantity of `otelbill.meter`; a Problem when meter or quantity cannot be used."""
     attributes = span.attributes
     meter = clean_word(attributes.get("otelbill.meter"))
-    calls = genai and candidate.role in (Role.CALL, Role.AGGREGATE)
+    beside_call = draft.role in (Role.CALL, Role.AGGREGATE)
     if meter is None:
-        return _refuse(candidate, "no_meter", "otelbill.meter", attributes.get("otelbill.meter"))
-    if meter in STANDARD_UNITS and not calls:
-        return _refuse(candidate, "reserved_meter", "otelbill.meter", meter)
+        _refuse(draft, Problem("no_meter", "otelbill.meter", clip_value(attributes.get("otelbill.meter")), _HINT_METER))
+        return
+    if meter in STANDARD_UNITS and not beside_call:
+        _refuse(draft, Problem("reserved_meter", "otelbill.meter", meter, _HINT_METER))
+        return
     quantity = parse_quantity(attributes.get("otelbill.quantity"), "otelbill.quantity")
     if isinstance(quantity, Problem):
-        return replace(candidate, problem=quantity, billable=False, reason=Reason.INVALID_USAGE)
-    if calls:
-        return replace(candidate, quantities={meter: quantity, **candidate.quantities})
-    tool = candidate.operation == "execute_tool"
-    role, reason = (Role.TOOL, Reason.TOOL_USAGE) if tool else (Role.EXPLICIT, Reason.EXPLICIT_USAGE)
-    internal = candidate.reason in (Reason.INTERNAL, Reason.APP_CACHE_HIT, Reason.FREE_OPERATION)
-    return replace(
-        candidate,
-        role=role,
-        billable=not internal,
-        reason=candidate.reason if internal else reason,
-        usage_source=UsageSource.REPORTED,
-        quantities={meter: quantity},
-    )
+        _refuse(draft, quantity)
+    elif beside_call:
+        draft.quantities.setdefault(meter, quantity)
+    else:
+        tool = draft.operation == "execute_tool"
+        draft.role = Role.TOOL if tool else Role.EXPLICIT
+        draft.billable = draft.marked is None
+        draft.reason = draft.marked or (Reason.TOOL_USAGE if tool else Reason.EXPLICIT_USAGE)
+        draft.usage_source = UsageSource.REPORTED
+        draft.quantities = {meter: quantity}
 
 
-def _refuse(candidate: Candidate, code: str, name: str, value: object) -> Candidate:
-    hint = (
-        "name a meter of letters, digits, '_', '.', '-' that is no token unit, for example vector_queries; then replay"
-    )
-    return replace(
-        candidate,
-        problem=Problem(code, name, clip_value(value), hint),
-        billable=False,
-        reason=Reason.INVALID_USAGE,
-    )
+def _refuse(draft: Draft, problem: Problem) -> None:
+    draft.problem, draft.billable, draft.reason = problem, False, Reason.INVALID_USAGE

@@ -40,6 +40,11 @@ def resolve_attributions(
     return found
 
 
+def read_own_attribution(candidate: Candidate) -> Attribution:
+    """What the candidate says itself."""
+    return Attribution(candidate.customer_id, candidate.project_id, candidate.run_id, candidate.step)
+
+
 def _inherit(candidates: Sequence[Candidate], lineage: Lineage, index: int) -> Attribution:
     attribution = Attribution()
     for source in (index, *lineage.list_ancestors(index)):

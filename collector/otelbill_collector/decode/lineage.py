@@ -6,11 +6,11 @@ decides: a span of the same trace that contains it counts as standing above it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
+from otelbill_collector.decode.reasons import Reason
 from otelbill_collector.domain.usage import Candidate, Role
-
-_STRUCTURE_ROLES = frozenset({Role.LINK, Role.AGGREGATE, Role.TOOL, Role.EXPLICIT})
 
 
 class Lineage:
@@ -57,13 +57,27 @@ class Lineage:
         within = outer.started_nanos <= inner.started_nanos and inner.ended_nanos <= outer.ended_nanos
         return within and _length(inner) < _length(outer)
 
+    def list_above(self, index: int, among: Mapping[bytes, Sequence[int]]) -> list[int]:
+        """Which of some candidates, given by trace, stand above `index`."""
+        trace = among.get(self._candidates[index].trace_id, ())
+        if not trace:
+            return []
+        if self.is_broken(index):
+            return [above for above in trace if self.is_under(index, above)]
+        wanted = set(trace)
+        return [above for above in self.list_ancestors(index) if above in wanted]
+
     def list_enclosing_calls(self, index: int) -> list[int]:
         """Calls above this call with nothing but calls between: they may describe the same provider call."""
         found: list[int] = []
         for above in self.list_ancestors(index):
-            if self._candidates[above].role is not Role.CALL:
+            candidate = self._candidates[above]
+            if candidate.problem is not None:
+                continue
+            if candidate.role is Role.CALL:
+                found.append(above)
+            elif candidate.reason != Reason.DUPLICATE_DESCRIPTION:
                 break
-            found.append(above)
         return found
 
     def are_nested(self, one: int, other: int) -> bool:
@@ -73,3 +87,11 @@ class Lineage:
 
 def _length(candidate: Candidate) -> int:
     return candidate.ended_nanos - candidate.started_nanos
+
+
+def sort_by_trace(candidates: Sequence[Candidate], indexes: Iterable[int]) -> dict[bytes, list[int]]:
+    """Indexes by the trace of their candidate."""
+    found: dict[bytes, list[int]] = defaultdict(list)
+    for index in indexes:
+        found[candidates[index].trace_id].append(index)
+    return dict(found)

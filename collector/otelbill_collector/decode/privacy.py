@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 
 TEXT_LENGTH_MAX = 128
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[A-Za-z]{2,}")
@@ -23,12 +24,16 @@ def is_email_shaped(text: str) -> bool:
 
 def clean_name(value: object) -> str | None:
     """Model or provider name: one word of at most 128 characters without spaces, or None."""
-    if not isinstance(value, str):
-        return None
+    return _clean_name(value) if isinstance(value, str) and len(value) <= TEXT_LENGTH_MAX else None
+
+
+@lru_cache(maxsize=4096)
+def _clean_name(value: str) -> str | None:
     text = value.strip()
     return text if _NAME.fullmatch(text) and not is_email_shaped(text) else None
 
 
+@lru_cache(maxsize=1024)
 def clean_scope(value: str) -> str:
     """Instrumentation scope for comparison: as it is when it is a plain name, otherwise a digest of it."""
     if value and _SCOPE.fullmatch(value) and not is_email_shaped(value):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal, InvalidOperation
+from operator import attrgetter
 
 from otelbill_collector.decode.privacy import clip_value
 from otelbill_collector.domain.usage import (
@@ -57,11 +58,15 @@ class Counts:
 
     def count_known(self) -> int:
         """How many facts are known: the measure of detail between two layers."""
-        return sum(getattr(self, f.name) is not None for f in fields(self)[:12]) + len(self.units)
+        return len(_FACTS) - _read_facts(self).count(None) + len(self.units)
 
     def has_usage(self) -> bool:
         """True when the emitter reported at least one main count above zero, or another unit."""
         return bool(self.input or self.output or self.cache_read or self.cache_write or self.units)
+
+
+_FACTS = tuple(f.name for f in fields(Counts) if f.default is None)
+_read_facts = attrgetter(*_FACTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,8 @@ class Split:
 
 def parse_count(value: object, name: str) -> int | Problem | None:
     """A token count: int, whole double, decimal string. None when absent or NaN; Problem when it is no count."""
+    if type(value) is int and 0 <= value <= QUANTITY_MAX:  # nearly every count
+        return value
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     count: int | None = None
@@ -120,7 +127,7 @@ def split_counts(counts: Counts) -> Split:
     write = max(counts.cache_write or 0, (counts.cache_write_5m or 0) + (counts.cache_write_1h or 0))
     cached = read + write
     given = counts.input or 0
-    includes = counts.includes_cache if counts.includes_cache is not None else cached <= given
+    includes = counts.includes_cache if counts.includes_cache is not None else _seems_to_include(counts, cached)
     uncached = given - cached if includes else given
     output, reasoning = counts.output or 0, counts.reasoning or 0
     if not counts.output_includes_reasoning:
@@ -144,6 +151,12 @@ def split_counts(counts: Counts) -> Split:
     return Split(
         {unit: amount for unit, amount in quantities.items() if amount or unit in (INPUT_TOKENS, OUTPUT_TOKENS)}
     )
+
+
+def _seems_to_include(counts: Counts, cached: int) -> bool:
+    """The sizes decide where no dialect does: cache above input, or a total that adds the cache, means it is apart."""
+    given = counts.input or 0
+    return cached <= given and (cached == 0 or counts.total != given + cached + (counts.output or 0))
 
 
 def _find_conflict(counts: Counts, *, uncached: int, output: int, reasoning: int) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from otelbill_collector.decode.lineage import Lineage
+from otelbill_collector.decode.lineage import Lineage, sort_by_trace
 from otelbill_collector.decode.quantities import sum_quantities, total_input
 from otelbill_collector.domain.usage import (
     CACHE_READ_TOKENS,
@@ -20,6 +20,7 @@ from otelbill_collector.domain.usage import (
     Candidate,
     Quantities,
     Quantity,
+    Role,
 )
 
 _INPUT_CLASSES = (INPUT_TOKENS, CACHE_READ_TOKENS, CACHE_WRITE_TOKENS)
@@ -73,19 +74,37 @@ def find_residuals(
     candidates: Sequence[Candidate], lineage: Lineage, *, parents: Sequence[int], calls: Sequence[Explained]
 ) -> Mapping[int, Residual]:
     """Residual of every parent, innermost first: an inner parent's residual explains its outer ones."""
-    over = {p: [q for q in parents if lineage.is_under(p, q)] for p in parents}
+    by_trace = sort_by_trace(candidates, parents)
+    over = {p: lineage.list_above(p, by_trace) for p in parents}
+    calls_below: dict[int, list[int]] = {p: [] for p in parents}
+    for number, call in enumerate(calls):
+        for parent in {p for member in call.members for p in lineage.list_above(member, by_trace)}:
+            calls_below[parent].append(number)
+    explained: dict[int, list[Quantities]] = {p: [] for p in parents}
     found: dict[int, Residual] = {}
     taken: set[int] = set()
     for parent in sorted(parents, key=lambda p: (-len(over[p]), _length(candidates[p]), p)):
-        below = [n for n, call in enumerate(calls) if any(lineage.is_under(m, parent) for m in call.members)]
-        parts: list[Quantities] = [calls[n].quantities for n in below]
-        parts += [found[q].quantities for q in found if parent in over[q]]
+        below = calls_below[parent]
+        parts = [calls[n].quantities for n in below] + explained[parent]
+        parts += _list_around(candidates, lineage, parent)
         residual = Residual(subtract_explained(candidates[parent].quantities, parts))
         if residual.quantities:
             residual.pays_for = [n for n in below if calls[n].open and n not in taken]
             taken.update(residual.pays_for)
+            for outer in over[parent]:
+                explained[outer].append(residual.quantities)
         found[parent] = residual
     return found
+
+
+def _list_around(candidates: Sequence[Candidate], lineage: Lineage, parent: int) -> list[Quantities]:
+    """Quantities of a call around a parent: steps inside one call repeat parts of it. A tool between ends that."""
+    for above in lineage.list_ancestors(parent):
+        if candidates[above].operation == "execute_tool":
+            return []
+        if candidates[above].role is Role.CALL and candidates[above].problem is None:
+            return [candidates[above].quantities]
+    return []
 
 
 def _length(candidate: Candidate) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from otelbill_collector.decode.lineage import Lineage
@@ -22,9 +22,10 @@ _EDGE_NANOS = NANOS // 4
 _SLACK_NANOS = NANOS // 20  # clocks of two layers in one process may be cut to milliseconds
 _NEIGHBOURS_MAX = 64  # identical calls compared with at most this many others in time order
 _ID_LENGTH_MIN = 10  # shorter ones are timestamps or counters
+_GATEWAY_ID = re.compile(r"chatcmpl-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _MODEL_TAIL = re.compile(r"(-\d{4}-\d{2}-\d{2}|-\d{8}|-\d{4}|-\d{3}|-latest|@[\w.\-]+|:[\w.\-]+)$")
 
-_BY_ID, _NESTED_EQUAL, _NESTED_UNKNOWN, _BY_NUMBERS, _NESTED_UNEQUAL, _NESTED_FAILED = range(6)
+_BY_ID, _NESTED_EQUAL, _NESTED_UNKNOWN, _BY_NUMBERS, _BY_GAP, _NESTED_UNEQUAL, _NESTED_FAILED = range(7)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -44,15 +45,35 @@ def find_claim_id(candidate: Candidate) -> str | None:
 
 
 def list_twin_keys(candidate: Candidate) -> tuple[bytes, ...]:
-    """Keys under which a call can be found from another trace: exact tokens and the seconds it began and ended in."""
+    """Keys under which a call can be found from another trace: exact tokens and the seconds it began and ended in.
+
+    A call without usage has no tokens to be found by: frameworks that break traces publish model and second instead.
+    """
+    if candidate.role is not Role.CALL or candidate.problem is not None:
+        return ()
     tokens = _count_tokens(candidate)
-    if candidate.role is not Role.CALL or tokens is None:
+    keys: list[bytes] = []
+    if tokens is not None and ("twin" in candidate.traits or find_claim_id(candidate) is None):
+        buckets = _list_buckets(candidate.started_nanos) | _list_buckets(candidate.ended_nanos)
+        keys += [digest_parts("claim-twin", *tokens, bucket)[:16] for bucket in sorted(buckets)]
+    return (*keys, *_list_gap_keys(candidate, has_tokens=tokens is not None))
+
+
+def _list_gap_keys(candidate: Candidate, *, has_tokens: bool) -> tuple[bytes, ...]:
+    family = find_model_family(candidate.request_model) or find_model_family(candidate.model)
+    if family is None or "twin" not in candidate.traits or candidate.failed:
         return ()
-    if "twin" not in candidate.traits and find_claim_id(candidate) is not None:
+    if has_tokens and "traces_apart" in candidate.traits:
+        buckets = {candidate.started_nanos // _BUCKET_NANOS}
+    elif not has_tokens and "traces_apart" not in candidate.traits:
+        buckets = _list_buckets(candidate.started_nanos)
+    else:
         return ()
-    instants = (candidate.started_nanos, candidate.ended_nanos)
-    buckets = {(at + shift) // _BUCKET_NANOS for at in instants for shift in (-_EDGE_NANOS, _EDGE_NANOS)}
-    return tuple(digest_parts("claim-twin", *tokens, bucket)[:16] for bucket in sorted(buckets))
+    return tuple(digest_parts("claim-gap", family, bucket)[:16] for bucket in sorted(buckets))
+
+
+def _list_buckets(at_nanos: int) -> set[int]:
+    return {(at_nanos + shift) // _BUCKET_NANOS for shift in (-_EDGE_NANOS, _EDGE_NANOS)}
 
 
 def _count_tokens(candidate: Candidate) -> tuple[int, int] | None:
@@ -73,7 +94,8 @@ def group_descriptions(candidates: Sequence[Candidate], lineage: Lineage) -> lis
     """Sets of calls (as sorted indexes) that describe one provider call each; candidates are in canonical order."""
     calls = [i for i, c in enumerate(candidates) if c.role is Role.CALL and c.problem is None]
     links = sorted({*_link_by_id(candidates, calls, lineage), *_link_nested(candidates, calls, lineage)})
-    links = sorted([*links, *_link_by_numbers(candidates, calls)])
+    keys = {i: frozenset(list_twin_keys(candidates[i])) for i in calls}
+    links = sorted([*links, *_link_by_numbers(candidates, calls, keys), *_link_gaps(candidates, calls, keys)])
     home = {i: [i] for i in calls}
     for link in links:
         one, other = home[link.one], home[link.other]
@@ -96,9 +118,11 @@ def _may_merge(candidates: Sequence[Candidate], lineage: Lineage, one: list[int]
 
 
 def _are_other_calls(a: Candidate, b: Candidate) -> bool:
-    """True when both carry a provider's id and the ids differ."""
+    """True when both carry a provider's id and the ids differ. A gateway's made-up id contradicts nothing."""
     first, second = find_claim_id(a), find_claim_id(b)
-    return first is not None and second is not None and first != second
+    if first is None or second is None or first == second:
+        return False
+    return _GATEWAY_ID.fullmatch(first) is None and _GATEWAY_ID.fullmatch(second) is None
 
 
 def _gap(a: Candidate, b: Candidate) -> int:
@@ -145,26 +169,54 @@ def _weigh_nesting(outer: Candidate, inner: Candidate) -> int | None:
     return None if outer.emitter == inner.emitter else _NESTED_UNEQUAL
 
 
-def _link_by_numbers(candidates: Sequence[Candidate], calls: list[int]) -> Iterator[_Link]:
+def _link_by_numbers(
+    candidates: Sequence[Candidate], calls: list[int], keys: Mapping[int, frozenset[bytes]]
+) -> Iterator[_Link]:
     by_tokens: dict[tuple[int, int], list[int]] = defaultdict(list)
-    keys = {i: frozenset(list_twin_keys(candidates[i])) for i in calls}
     for index in calls:
-        if keys[index] and (tokens := _count_tokens(candidates[index])) is not None:
+        if (tokens := _count_tokens(candidates[index])) is not None:
             by_tokens[tokens].append(index)
     for indexes in by_tokens.values():
         for link in _link_neighbours(candidates, indexes, _BY_NUMBERS, None):
             a, b = candidates[link.one], candidates[link.other]
-            if keys[link.one] & keys[link.other] and _agree(a, b):
+            known = a.trace_id == b.trace_id or keys[link.one] & keys[link.other]
+            if known and _agree(a, b):
                 yield link
 
 
+def _link_gaps(
+    candidates: Sequence[Candidate], calls: list[int], keys: Mapping[int, frozenset[bytes]]
+) -> Iterator[_Link]:
+    """Calls without usage that lie within a framework's description of a call in another trace."""
+    outer_by_key: dict[bytes, list[int]] = defaultdict(list)
+    inner: list[int] = []
+    for index in calls:
+        if _count_tokens(candidates[index]) is None:
+            inner.append(index)
+        elif "traces_apart" in candidates[index].traits:
+            for key in keys[index]:
+                outer_by_key[key].append(index)
+    for index in inner:
+        found = {outer for key in keys[index] for outer in outer_by_key.get(key, ())}
+        for outer in sorted(found):
+            a, b = candidates[outer], candidates[index]
+            within = a.started_nanos <= b.started_nanos + _SLACK_NANOS and b.ended_nanos <= a.ended_nanos + _SLACK_NANOS
+            if a.emitter != b.emitter and within and _agree(a, b):
+                yield _Link(_BY_GAP, _gap(a, b), min(outer, index), max(outer, index))
+
+
 def _agree(a: Candidate, b: Candidate) -> bool:
-    """Equal model where both name one, times that overlap, and no two different ids."""
-    models = {find_model_family(a.model), find_model_family(b.model)}
-    models |= {find_model_family(a.request_model), find_model_family(b.request_model)}
-    shared = _families(a) & _families(b)
+    """Equal model where both name one, times that overlap, and nothing that makes them two calls."""
     overlap = a.started_nanos <= b.ended_nanos + _SLACK_NANOS and b.started_nanos <= a.ended_nanos + _SLACK_NANOS
-    return (bool(shared) or not _families(a) or not _families(b)) and overlap and not _are_other_calls(a, b)
+    first, second = _families(a), _families(b)
+    return overlap and (not first or not second or bool(first & second)) and not _are_of_others(a, b)
+
+
+def _are_of_others(a: Candidate, b: Candidate) -> bool:
+    """True when ids, customers or, from trace to trace, services differ where both name one."""
+    services = (a.service, b.service) if a.trace_id != b.trace_id else (None, None)
+    pairs = ((a.customer_id, b.customer_id), services)
+    return _are_other_calls(a, b) or any(one and other and one != other for one, other in pairs)
 
 
 def _families(candidate: Candidate) -> set[str]:

@@ -199,7 +199,10 @@ def _read_flat(tree: Tree) -> Usage:
     inside_in = inside_out = False
     if total is not None and total != given + parts_in + answered + parts_out:
         inside_in, inside_out = _place_parts(total, given + answered, parts_in, parts_out)
-    read, write = _sum_keys(inputs, "cache_read", "cached"), _sum_keys(inputs, "cache_creation", "cache_write")
+    read, write = (
+        _sum_keys(inputs, "cache_read", "cached"),
+        _sum_keys(inputs, "cache_creation", "cache_write", "ephemeral"),
+    )
     return Usage(
         Counts(
             input=given if inside_in else given + parts_in,
@@ -207,6 +210,7 @@ def _read_flat(tree: Tree) -> Usage:
             total=total,
             cache_read=read,
             cache_write=write,
+            cache_write_1h=_sum_keys(inputs, "ephemeral_1h"),
             reasoning=_sum_keys(outputs, "reasoning"),
             audio_input=_sum_keys(inputs, "audio"),
             audio_output=_sum_keys(outputs, "audio"),

@@ -23,6 +23,8 @@ _SECTIONS = {
     "units",
     "texts",
     "flags",
+    "failure_marks",
+    "free_names",
     "status_codes",
     "operation_keys",
     "operations",
@@ -53,6 +55,8 @@ class Vocabulary:
     units: Spellings
     texts: Spellings
     flags: Spellings
+    failure_marks: Mapping[str, str]
+    free_names: re.Pattern[str]
     status_codes: tuple[str, ...]
     operation_keys: tuple[str, ...]
     operations: Mapping[str, Operation]
@@ -101,6 +105,8 @@ def parse_vocabulary(document: Mapping[str, Any]) -> Vocabulary:
         units=units,
         texts=_spellings(document["texts"]),
         flags=_spellings(document["flags"]),
+        failure_marks=dict(document["failure_marks"]),
+        free_names=re.compile(document["free_names"]),
         status_codes=tuple(document["status_codes"]),
         operation_keys=tuple(document["operation_keys"]),
         operations=_operations(document["operations"]),

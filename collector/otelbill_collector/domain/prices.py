@@ -155,10 +155,6 @@ class Timeline(Generic[T]):
             return day[0]
         return day[bisect_right(self.day_starts, at_nanos % DAY_NANOS) - 1]
 
-    def list_boundaries(self) -> tuple[int, ...]:
-        """The instants at which the value may change for good (not those that recur every day)."""
-        return self.starts
-
 
 def multiply_markup(cost_attos: int, percent_scaled: int) -> int:
     """A unit price plus a markup of `parse_percent` form: exact, since unit prices end 6 decimals before attos do."""

@@ -19,7 +19,7 @@ from otelbill_collector.domain.providers import find_provider_id
 DEFAULT_CURRENCY = "USD"
 
 
-class Usage(NamedTuple):
+class EventNames(NamedTuple):
     """What entries are matched against: the names on a usage event. A tuple, since it is the key of a hot cache."""
 
     provider: str | None = None
@@ -45,15 +45,15 @@ class Selector:
     from_nanos: int | None = None
     to_nanos: int | None = None
 
-    def rank_match(self, usage: Usage) -> Rank | None:
+    def rank_match(self, names: EventNames) -> Rank | None:
         """How specific this entry is for an event, or None when it does not apply. The greatest rank wins."""
-        if self.customer_id is not None and self.customer_id != usage.customer_id:
+        if self.customer_id is not None and self.customer_id != names.customer_id:
             return None
-        if self.step is not None and self.step != usage.step:
+        if self.step is not None and self.step != names.step:
             return None
-        if self.provider is not None and _normalize(self.provider) != _normalize(usage.provider):
+        if self.provider is not None and _normalize(self.provider) != _normalize(names.provider):
             return None
-        model = _rank_model(self.model, usage)
+        model = _rank_model(self.model, names)
         if model is None:
             return None
         return (self.customer_id is not None, self.step is not None, *model, self.provider is not None)
@@ -65,8 +65,8 @@ class Selector:
 
     def render(self) -> dict[str, Json]:
         """The names and the start, for a price version. No end: giving an entry an end later changes no price."""
-        names = {"customer": self.customer_id, "step": self.step, "model": self.model, "provider": self.provider}
-        shown: dict[str, Json] = {key: value for key, value in names.items() if value is not None}
+        given = {"customer": self.customer_id, "step": self.step, "model": self.model, "provider": self.provider}
+        shown: dict[str, Json] = {key: value for key, value in given.items() if value is not None}
         return shown if self.from_nanos is None else {**shown, "from": format_instant(self.from_nanos)}
 
 
@@ -78,11 +78,11 @@ def _normalize(provider: str | None) -> str | None:
     return find_provider_id(provider) or (provider.strip().lower() if provider else None)
 
 
-def _rank_model(pattern: str | None, usage: Usage) -> tuple[int, int, bool] | None:
+def _rank_model(pattern: str | None, names: EventNames) -> tuple[int, int, bool] | None:
     if pattern is None:
         return (0, 0, False)
     wanted = pattern.lower()
-    for name, answered in ((usage.model, True), (usage.request_model, False)):
+    for name, answered in ((names.model, True), (names.request_model, False)):
         if name is None:
             continue
         if wanted.endswith("*"):
@@ -159,14 +159,14 @@ class RateCard:
         return [*(price.selector for price in self.prices), *(markup.selector for markup in self.markups)]
 
 
-def find_entry(entries: Iterable[Entry], usage: Usage, at_nanos: int) -> Entry | None:
+def find_entry(entries: Iterable[Entry], names: EventNames, at_nanos: int) -> Entry | None:
     """The most specific entry in force for an event, or None. Two of equal rank cannot be: the card refuses them."""
     best: Entry | None = None
     best_rank: Rank | None = None
     for entry in entries:
         if not entry.selector.covers(at_nanos):
             continue
-        rank = entry.selector.rank_match(usage)
+        rank = entry.selector.rank_match(names)
         if rank is not None and (best_rank is None or rank > best_rank):
             best, best_rank = entry, rank
     return best

@@ -102,6 +102,7 @@ class Candidate:
     quantities: Quantities = field(default_factory=dict)
     problem: Problem | None = None
     emitter: str = ""  # instrumentation scope: two spans of one emitter are two calls, of two emitters may be one
+    service: str | None = None  # service.name of the process; calls of two services are never one call
     traits: tuple[str, ...] = ()  # properties of the dialect that the group's decision needs (see decode.claims)
 
 

@@ -19,6 +19,7 @@ from otelbill_collector.domain.usage import Candidate, Decision
 from otelbill_collector.ledger.groups import GroupIndex, Member
 from otelbill_collector.ledger.instructions import Instruction
 from otelbill_collector.ledger.journal import Due, Placed, append_segment, save_due, save_price_versions, take_due
+from otelbill_collector.ledger.resolutions import Resolution, apply_resolution, is_open
 
 KeysOf = Callable[[Candidate], tuple[bytes, ...]]
 Decide = Callable[[Sequence[Candidate], int], Sequence[Decision]]
@@ -42,6 +43,7 @@ class Rules:
     decide: Decide
     rate: Rate
     instructions: Mapping[str, Instruction]  # by event id
+    resolutions: Mapping[str, Resolution] = field(default_factory=dict)  # by event id
 
 
 @dataclass(slots=True)
@@ -163,11 +165,7 @@ def _book_difference(
     member: Member, decision: Decision, rules: Rules, price_bodies: dict[str, str]
 ) -> Iterable[Placed]:
     """What must be appended so that `decision` is in force: nothing, a first booking, or a reversal and a revision."""
-    instruction = rules.instructions.get(member.event_id)
-    note = None
-    if instruction is not None:
-        decision = replace(decision, customer_id=instruction.customer_id)
-        note = f"customer assigned by {instruction.operator}: {instruction.reason}"
+    decision, note = _apply_operator(member.event_id, decision, rules)
     before = member.booked
     if before is not None and before.decision == decision:
         return
@@ -188,3 +186,16 @@ def _book_difference(
     )
     member.booked = record
     yield Placed(record, member.day, member.keys)
+
+
+def _apply_operator(event_id: str, decision: Decision, rules: Rules) -> tuple[Decision, str | None]:
+    """The decision as operators want it, and the note that says who and why."""
+    notes = []
+    instruction, resolution = rules.instructions.get(event_id), rules.resolutions.get(event_id)
+    if instruction is not None:
+        decision = replace(decision, customer_id=instruction.customer_id)
+        notes.append(f"customer assigned by {instruction.operator}: {instruction.reason}")
+    if resolution is not None and is_open(decision):
+        decision = apply_resolution(decision, resolution)
+        notes.append(f"usage given by {resolution.operator}: {resolution.reason}")
+    return decision, "; ".join(notes) or None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -25,6 +26,13 @@ from otelbill_collector.ledger.deadletters import save_dead_letter
 from otelbill_collector.ledger.groups import GroupIndex
 from otelbill_collector.ledger.instructions import Instruction, list_instructions, save_instruction
 from otelbill_collector.ledger.lineage import find_record
+from otelbill_collector.ledger.resolutions import (
+    NotHeld,
+    Resolution,
+    is_open,
+    list_resolutions,
+    save_resolution,
+)
 from otelbill_collector.ledger.sqlite import SqliteStore
 
 T = TypeVar("T")
@@ -49,7 +57,8 @@ class Books:
         self.store = store
         self._index = GroupIndex(lambda candidate: collect_keys(candidate, claim_keys))
         self._instructions = {item.event_id: item for item in store.transact(list_instructions)}
-        self._rules = Rules(claim_keys, decide, rate, self._instructions)
+        self._resolutions = {item.event_id: item for item in store.transact(list_resolutions)}
+        self._rules = Rules(claim_keys, decide, rate, self._instructions, self._resolutions)
 
     @property
     def group_keys(self) -> int:
@@ -74,31 +83,51 @@ class Books:
 
         `given.event_id` may also be the id of one of the event's records.
         """
-        record = self.store.read(lambda connection: find_record(connection, given.event_id))
-        if record is None:
-            raise UnknownEvent(
-                f"no event or record {given.event_id}; `otelbill explain TRACE_ID` lists the ids of a trace"
-            )
+        record = self._require_record(given.event_id)
         instruction = replace(given, event_id=record.event_id)
-        before = self._instructions.get(record.event_id)
-        self._instructions[record.event_id] = instruction
-        try:
-            return self._transact(lambda connection: self._book_instruction(connection, record, instruction))
-        except BaseException:
-            if before is None:
-                del self._instructions[record.event_id]
-            else:
-                self._instructions[record.event_id] = before
-            raise
 
-    def _book_instruction(
-        self, connection: sqlite3.Connection, record: UsageRecord, instruction: Instruction
-    ) -> Booking:
-        save_instruction(connection, instruction)
+        def work(connection: sqlite3.Connection) -> Booking:
+            save_instruction(connection, instruction)
+            return self._rebook(connection, record, instruction.given_nanos)
+
+        with _provisionally(self._instructions, record.event_id, instruction):
+            return self._transact(work)
+
+    def resolve_usage(self, given: Resolution) -> Booking:
+        """Give a held event its usage: a reversal and a revision that carry the reason. Raises UnknownEvent, NotHeld.
+
+        Giving the same quantities again books nothing; other quantities correct what was given before.
+        """
+        record = self._require_record(given.event_id)
+        resolution = replace(given, event_id=record.event_id)
+        before = self._resolutions.get(record.event_id)
+        if not is_open(record.decision) and not (before is not None and record.decision.billable):
+            raise NotHeld(
+                f"event {record.event_id} is not held (billable: {record.decision.billable}, usage "
+                f"{record.decision.usage_source.value}); `otelbill held` lists the events that are"
+            )
+        if before is not None and before.quantities == resolution.quantities:
+            return Booking()
+
+        def work(connection: sqlite3.Connection) -> Booking:
+            save_resolution(connection, resolution)
+            return self._rebook(connection, record, resolution.given_nanos)
+
+        with _provisionally(self._resolutions, record.event_id, resolution):
+            return self._transact(work)
+
+    def _require_record(self, identifier: str) -> UsageRecord:
+        record = self.store.read(lambda connection: find_record(connection, identifier))
+        if record is None:
+            raise UnknownEvent(f"no event or record {identifier}; `otelbill explain TRACE_ID` lists the ids of a trace")
+        return record
+
+    def _rebook(self, connection: sqlite3.Connection, record: UsageRecord, now_nanos: int) -> Booking:
+        """Decide the record's group again."""
         keys = self._rules.claim_keys(record.candidate)
         found = self._index.find_members(connection, record.event_nanos // DAY_NANOS, keys)
         members = [member for member in found if member.event_id == record.event_id]
-        return book_members(connection, self._index, members, self._rules, instruction.given_nanos)
+        return book_members(connection, self._index, members, self._rules, now_nanos)
 
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
@@ -109,3 +138,18 @@ class Books:
             raise
         self._index.settle()
         return result
+
+
+@contextmanager
+def _provisionally(known: dict[str, T], event_id: str, value: T) -> Iterator[None]:
+    """`value` counts inside, and stays unless the block fails."""
+    before = known.get(event_id)
+    known[event_id] = value
+    try:
+        yield
+    except BaseException:
+        if before is None:
+            del known[event_id]
+        else:
+            known[event_id] = before
+        raise

@@ -25,6 +25,7 @@ class Metering:
     window_nanos: int
     charge_meter: str | None
     unit_meters: Mapping[str, str] = field(default_factory=dict)
+    since_nanos: int = 0  # usage before this instant is not sent
 
 
 def fold_meters(connection: sqlite3.Connection, metering: Metering) -> int:
@@ -37,7 +38,7 @@ def fold_meters(connection: sqlite3.Connection, metering: Metering) -> int:
     folded = 0
     for segment_id, table in list_tables(connection, mark):
         for row in table.select(_COLUMNS).to_pylist():
-            if row["rating"] == "rated" and row["customer_id"]:
+            if row["rating"] == "rated" and row["customer_id"] and row["ended_nanos"] >= metering.since_nanos:
                 deltas.extend(_list_deltas(row, metering))
         mark, folded = segment_id, folded + 1
         if folded >= _SEGMENTS_MAX:

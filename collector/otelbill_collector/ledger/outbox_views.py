@@ -116,7 +116,9 @@ def _assemble_sums(conn: sqlite3.Connection, amounts: _Amounts, values: _Values)
 
 def divide_exact(amount: int, quantum: int) -> Decimal:
     """Whole units and their exact fraction; quanta are powers of ten, so the quotient always terminates."""
-    return EXACT.divide(Decimal(amount), Decimal(quantum)).normalize(EXACT)
+    quotient = EXACT.divide(Decimal(amount), Decimal(quantum))
+    # Whole numbers keep all their digits, because sums are shown by str(): 1000000, not 1E+6.
+    return Decimal(amount // quantum) if amount % quantum == 0 else quotient.normalize(EXACT)
 
 
 def find_intents_for(

@@ -12,6 +12,7 @@ import json
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from otelbill_collector.testing.loopback import ConnectionReset, LoopbackServer, Reply, Request, serve_until_signal
 from otelbill_collector.testing.stripe import oracle
@@ -64,8 +65,8 @@ class StripeServer(LoopbackServer):
         self._requests = itertools.count(1)
 
     @property
-    def base_addresses(self) -> dict[str, str]:
-        """What `stripe.StripeClient(base_addresses=...)` wants."""
+    def base_addresses(self) -> Any:  # the client's own TypedDict, which is not imported here
+        """What `stripe.StripeClient(base_addresses=...)` wants: a dict of text."""
         return {"api": self.base_url, "meter_events": self.base_url}
 
     def stop(self) -> None:
@@ -138,7 +139,7 @@ class StripeServer(LoopbackServer):
         route, ids = found
         if body and not request.headers.get("content-type", "").startswith(_FORM):
             raise StripeRefusal(f"Invalid content type: v1 requests take {_FORM}.")
-        params = parse_form(request.query if request.method == "GET" else body.decode())
+        params = parse_form(request.query if request.method == "GET" else body.decode(errors="replace"))
         key = request.headers.get("idempotency-key") if request.method == "POST" else None
         call = Call(
             scope=scope,

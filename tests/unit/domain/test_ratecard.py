@@ -8,15 +8,15 @@ from otelbill_collector.domain.instants import parse_instant
 from otelbill_collector.domain.prices import parse_percent
 from otelbill_collector.domain.ratecard import (
     ChargePrice,
+    EventNames,
     InvalidRateCard,
     Markup,
     RateCard,
     Selector,
-    Usage,
     find_entry,
 )
 
-USAGE = Usage(
+USAGE = EventNames(
     provider="openai",
     model="gpt-4o-mini-2024-07-18",
     request_model="gpt-4o-mini",
@@ -70,7 +70,7 @@ def test_price_for_others_does_not_apply(selector: Selector) -> None:
 
 def test_provider_spellings_are_one_provider() -> None:
     """A card that says azure prices what telemetry calls az.ai.openai."""
-    usage = Usage(provider="az.ai.openai", model="m")
+    usage = EventNames(provider="az.ai.openai", model="m")
     assert find_entry([ChargePrice("u", 1, Selector(provider="azure"))], usage, 0) is not None
 
 

@@ -195,6 +195,27 @@ def test_decimal_quantities_are_exact_or_refused() -> None:
     assert refused.problems == ("inexact: hours",)
 
 
+@pytest.mark.parametrize("quantity", [-1, Decimal(-1), Decimal("NaN"), Decimal("sNaN"), Decimal("Infinity")])
+@pytest.mark.parametrize("unit", ["output_tokens", "cache_write_1h_tokens", "cache_write_tokens"])
+def test_no_quantity_earns_money_or_stops_the_batch(unit: str, quantity: int | Decimal) -> None:
+    """A quantity that cannot be counted leaves its event unpriced: it is neither a credit nor an exception."""
+    used = {"input_tokens": 5, "cache_write_tokens": 3, "cache_write_1h_tokens": 1} | {unit: quantity}
+    rated = Rater().rate(used, AT, provider="anthropic", model="claude-haiku-4-5")
+    assert (rated.state, rated.charge_attos) == (RatingState.UNPRICED, None)
+    assert rated.cost_attos is None
+    tiered = Rater().rate(used, AT, provider="anthropic", model="claude-sonnet-4-5")
+    assert (tiered.state, tiered.charge_attos) == (RatingState.UNPRICED, None)
+    assert rated.problems[0].startswith(("impossible: ", "inexact: "))
+
+
+def test_decimal_tokens_are_split_exactly() -> None:
+    """Parts are taken out of decimal wholes without rounding to the digits of a default context."""
+    whole = Decimal("100000000000000000000000000000.000001")
+    card = RateCard((price("output_tokens", "1", 1), price("reasoning_tokens", "2", 1)))
+    rated = Rater(card).rate({"output_tokens": whole, "reasoning_tokens": 1}, AT)
+    assert rated.charge_attos == 10**47 + 10**12 + 10**18
+
+
 def test_event_time_decides() -> None:
     """Usage from before a price change is rated at the old price, whenever it arrives."""
     turn = parse_instant("2026-07-01")

@@ -285,7 +285,7 @@ def test_only_what_waits_is_marked_as_being_sent(world: World) -> None:
         ({"api_base": "http://localhost:1/"}, "stripe.api_base"),
         ({"window_nanos": 7 * MINUTE}, "stripe.window"),
         ({"currency": "USD"}, "stripe.currency"),
-        ({"customers": {"acme": "acme"}}, "stripe.customers.acme"),
+        ({"customers": {"acme": "acme"}}, "customers.acme.stripe"),
         ({"workers": 0}, "stripe.workers"),
         ({"event_name": ""}, "stripe.event_name"),
     ],

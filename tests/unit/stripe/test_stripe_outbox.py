@@ -108,7 +108,7 @@ def test_money_and_units_cannot_share_a_meter(world: World) -> None:
     units = MeterDelta.of_quantity(meter=METER, customer_id="acme", event_nanos=NOON, quantity=3)
     with pytest.raises(ValueError, match="different names"):
         world.accumulate([units])
-    assert str(world.status().lanes[0].booked) == "1E+6"
+    assert str(world.status().lanes[0].booked) == "1000000"
 
 
 def test_intents_are_found_by_what_a_bill_or_an_error_report_shows(world: World) -> None:

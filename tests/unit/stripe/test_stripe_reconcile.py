@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
 from otelbill_collector.domain.instants import HOUR_NANOS, format_instant
 from otelbill_collector.export.stripe.answers import Answer
 from otelbill_collector.export.stripe.ports import MeterEvent
+from otelbill_collector.export.stripe.reconcile import ReissueRefused
 from otelbill_collector.export.stripe.verdicts import Verdict
-from tests.stripe_world import METER, MINUTE, NOON, MemoryStripe, World
+from tests.stripe_world import CUSTOMERS, METER, MINUTE, NOON, MemoryStripe, World
 
 STRANGER = MeterEvent(METER, "x", "x", "cus_acme", "7", NOON // 10**9)
 
@@ -69,6 +72,15 @@ def test_a_value_nobody_here_sent_is_over(world: World, stripe: MemoryStripe) ->
     (row,) = [row for row in result.rows if row.verdict is Verdict.OVER]
     assert row.difference == 7
     assert not result.equal
+
+
+def test_a_value_counted_twice_is_named(world: World, stripe: MemoryStripe) -> None:
+    """A surplus of exactly one of our values points at that event."""
+    send_hour(world)
+    stripe.counted.append(stripe.counted[0])
+    (row,) = [row for row in world.reconciler().reconcile(NOON + HOUR_NANOS).rows if row.verdict is Verdict.OVER]
+    assert stripe.counted[0].identifier in row.remedy
+    assert "twice" in row.remedy
 
 
 def test_a_surplus_in_an_hour_without_usage_is_seen(world: World, stripe: MemoryStripe) -> None:
@@ -139,14 +151,14 @@ def test_a_refused_intent_is_reissued_only_when_it_is_missing(world: World, stri
     world.exporter.flush(NOON)
     (refused,) = world.intents()
     reconciler = world.reconciler()
-    with pytest.raises(ValueError, match="may be at Stripe"):
+    with pytest.raises(ReissueRefused, match="may be at Stripe"):
         reconciler.reissue(refused.identifier, NOON + MINUTE)
     (row,) = reconciler.reconcile(NOON + HOUR_NANOS).rows
     assert row.verdict is Verdict.SHORT
     assert refused.identifier in row.remedy
     new = reconciler.reissue(refused.identifier, NOON + HOUR_NANOS)
     assert new != refused.identifier
-    with pytest.raises(ValueError, match="not a rejected"):
+    with pytest.raises(ReissueRefused, match="not a rejected"):
         reconciler.reissue(refused.identifier, NOON + HOUR_NANOS)
     world.exporter.run_once(NOON + HOUR_NANOS)
     assert stripe.total("cus_acme") == 1_000_000
@@ -182,3 +194,37 @@ def test_unmapped_customers_keep_the_books_from_being_equal(world: World) -> Non
     result = world.reconciler().reconcile(NOON)
     assert not result.equal
     assert any("no Stripe customer" in line for line in result.differences)
+
+
+class BusyStripe(MemoryStripe):
+    """Runs `meanwhile` just before its sums are read, as another thread would."""
+
+    meanwhile: Callable[[], object] = staticmethod(lambda: None)
+
+    def list_hours(
+        self, meter_id: str, stripe_customer_id: str, *, from_seconds: int, to_seconds: int
+    ) -> Mapping[int, Decimal]:
+        self.meanwhile()
+        return super().list_hours(meter_id, stripe_customer_id, from_seconds=from_seconds, to_seconds=to_seconds)
+
+
+def test_what_is_sent_during_a_comparison_is_no_difference(tmp_path: Path) -> None:
+    """The exporter goes on while books are compared; what it sends meanwhile is neither short nor over."""
+    stripe = BusyStripe()
+    world = World(tmp_path, stripe)
+    send_hour(world)
+    world.advance(2 * HOUR_NANOS)
+
+    def send_late_usage() -> None:
+        world.book("acme", "2", at=NOON)
+        world.book("late", "1", at=NOON)
+        world.exporter.flush(world.now)
+
+    stripe.meanwhile = send_late_usage
+    result = world.reconciler().reconcile(world.now)
+    assert {row.verdict for row in result.rows} <= {Verdict.EQUAL, Verdict.PENDING}
+    stripe.meanwhile = lambda: None
+    world.restart(customers={**CUSTOMERS, "late": "cus_late"})
+    world.exporter.flush(world.now)
+    assert world.reconciler().reconcile(world.now).equal
+    world.close()

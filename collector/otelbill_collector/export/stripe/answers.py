@@ -128,7 +128,7 @@ RULES: tuple[Rule, ...] = (
         Outcome.TOO_OLD,
         _status(400),
         '400 "more than 35 days in past", or code `timestamp_too_far_in_past`',
-        "rejected with its value on record; bill it by an invoice item, or reissue it into the open period",
+        "rejected with its value on record; bill it by an invoice item, or `otelbill stripe reissue` it",
         codes=frozenset({"timestamp_too_far_in_past"}),
         fragments=("days in past", "days in the past"),
     ),
@@ -152,7 +152,7 @@ RULES: tuple[Rule, ...] = (
         Outcome.UNKNOWN_CUSTOMER,
         _status(400, 404),
         '400 or 404 "No such customer", or code `meter_event_customer_not_found`',
-        "the lane stops, its intents wait; correct `stripe.customers` and restart",
+        "the lane stops, its intents wait; correct `customers.*.stripe` and restart",
         codes=frozenset({"meter_event_customer_not_found"}),
         fragments=("no such customer",),
     ),
@@ -160,7 +160,7 @@ RULES: tuple[Rule, ...] = (
         Outcome.REFUSED,
         _status(400, 499),
         "any other 4xx",
-        "rejected with code, text and request id; a person must look; `reissue` sends it as a new revision",
+        "rejected, with code, text and request id; a person must look; `otelbill stripe reissue` sends it again",
     ),
 )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
-from otelbill_collector.export.stripe.ports import Meter, Price, StripeBooks
+from otelbill_collector.export.stripe.ports import Meter, Price, StripeBooks, StripeProblem
 from otelbill_collector.export.stripe.settings import MeteringMode, StripeSettings
 
 # fmt: off
@@ -54,7 +54,7 @@ class Plan:
         return any(item.change is not Change.UNCHANGED for item in self.items)
 
 
-class CatalogConflict(RuntimeError):
+class CatalogConflict(StripeProblem):
     """Something exists at Stripe under our name that cannot work. Nothing was created."""
 
 

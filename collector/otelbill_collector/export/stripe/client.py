@@ -112,7 +112,7 @@ class StripeAccount:
                 },
             )
             return {
-                summary.start_time: Decimal(repr(summary.aggregated_value))
+                summary.start_time: read_sum(summary.aggregated_value)
                 for summary in page.auto_paging_iter()
                 if from_seconds <= summary.start_time < to_seconds
             }
@@ -173,6 +173,12 @@ class StripeAccount:
             return work()
         except self._error as error:
             raise StripeCallError(name, read_error(error)) from error
+
+
+def read_sum(aggregated: float) -> Decimal:
+    """A sum as Stripe meant it: the shortest decimal of its float, whole where it is whole."""
+    value = Decimal(repr(aggregated))
+    return Decimal(int(value)) if value == value.to_integral_value() else value
 
 
 def read_error(error: Exception) -> Answer:

@@ -185,7 +185,7 @@ class StripeExporter:
 
         def mark(conn: sqlite3.Connection) -> None:
             for name in sorted(added):
-                message = f"blocked: no Stripe customer for {unmapped[name]!r}; add it to stripe.customers"
+                message = f"blocked: no Stripe customer for {unmapped[name]!r}; set customers.{unmapped[name]}.stripe"
                 deliveries.put_stop(conn, Stop("lane", name, NO_CUSTOMER, message, now_nanos, _NEVER_NANOS))
             for name in sorted(removed):
                 deliveries.clear_stop(conn, "lane", name)

@@ -61,7 +61,11 @@ class Price:
     meter_id: str | None
 
 
-class StripeCallError(RuntimeError):
+class StripeProblem(RuntimeError):
+    """Something an operator asked for could not be done. The message says why and what to do."""
+
+
+class StripeCallError(StripeProblem):
     """A read or a set-up call did not succeed. `answer` is what Stripe said, if anything."""
 
     def __init__(self, call: str, answer: Answer) -> None:

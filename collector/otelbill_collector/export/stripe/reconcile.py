@@ -16,7 +16,7 @@ from otelbill_collector.domain.instants import DAY_NANOS, HOUR_NANOS, NANOS
 from otelbill_collector.domain.intents import Intent, IntentState, LaneSums
 from otelbill_collector.domain.windows import STAMP_AGE_MAX_NANOS
 from otelbill_collector.export.stripe.pace import Pacer
-from otelbill_collector.export.stripe.ports import Store, StripeBooks, StripeCallError
+from otelbill_collector.export.stripe.ports import Store, StripeBooks, StripeCallError, StripeProblem
 from otelbill_collector.export.stripe.settings import StripeSettings
 from otelbill_collector.export.stripe.verdicts import Hour, Row, Verdict, judge_hour
 from otelbill_collector.ledger import deliveries, outbox, outbox_views
@@ -49,6 +49,10 @@ class Reconciliation:
     def equal(self) -> bool:
         """Whether the ledger and Stripe agree to the last unit."""
         return not self.differences and all(row.verdict is Verdict.EQUAL for row in self.rows)
+
+
+class ReissueRefused(StripeProblem):
+    """An intent may not be sent again: it is not refused, or it may be at Stripe."""
 
 
 class StripeReconciler:
@@ -116,7 +120,7 @@ class StripeReconciler:
         def require_hour(meter: str, customer_id: str, stripe_id: str | None, second: int) -> Hour | None:
             if stripe_id is None:
                 differences.add(
-                    f"{meter} of {customer_id}: blocked, no Stripe customer; add {customer_id!r} to stripe.customers"
+                    f"{meter} of {customer_id}: blocked, no Stripe customer; set customers.{customer_id}.stripe"
                 )
                 return None
             lane = (meter, stripe_id)
@@ -198,17 +202,17 @@ class StripeReconciler:
     def reissue(self, identifier: str, now_nanos: int) -> str:
         """Send a rejected or mismatched intent again as a new revision, after its hour showed that it is missing.
 
-        Returns the new identifier. Raises ValueError where the intent is not one of those, or may be at Stripe.
+        Returns the new identifier. Raises ReissueRefused where the intent is not one of those, or may be at Stripe.
         """
         found = self._store.read(lambda conn: outbox_views.find_intents_for(conn, identifier=identifier))
         if not found or found[0].state not in (IntentState.REJECTED, IntentState.MISMATCH):
-            raise ValueError(f"{identifier} is not a rejected or mismatched intent; see otelbill stripe status")
+            raise ReissueRefused(f"{identifier} is not a rejected or mismatched intent; see otelbill stripe status")
         intent = found[0]
         hour_nanos = intent.stamp_seconds * NANOS
         rows = self.reconcile(now_nanos, since_nanos=hour_nanos).rows
         missing = [row for row in rows if intent.identifier in row.missing]
         if not missing:
-            raise ValueError(f"{identifier} may be at Stripe, or its hour cannot be read; reconcile first")
+            raise ReissueRefused(f"{identifier} may be at Stripe, or its hour cannot be read; reconcile first")
         old = now_nanos - hour_nanos >= STAMP_AGE_MAX_NANOS
         stamp = now_nanos // NANOS if old else intent.stamp_seconds
         return self._store.transact(lambda conn: outbox.replace_intent(conn, intent, stamp, now_nanos))

@@ -93,7 +93,7 @@ class StripeSettings:
         for customer_id, stripe_id in self.customers.items():
             if not stripe_id.startswith("cus_"):
                 raise StripeSettingsError(
-                    f"stripe.customers.{customer_id} is {stripe_id!r}; a Stripe customer id starts with cus_"
+                    f"customers.{customer_id}.stripe is {stripe_id!r}; a Stripe customer id starts with cus_"
                 )
 
     def _check_numbers(self) -> None:

@@ -89,7 +89,7 @@ def judge_hour(hour: Hour, stripe: Decimal, now_nanos: int, settle_nanos: int) -
     settled = _is_settled(hour, now_nanos, settle_nanos)
     present = _explain(stripe - delivered_sum, doubtful, settled=settled)
     if present is None:
-        return _judge_unexplained(row, settled=settled)
+        return _judge_unexplained(row, delivered, doubtful, settled=settled)
     absent = [intent for intent in doubtful if intent not in present]
     return _judge_explained(row, hour, [*delivered, *present], absent, settled=settled, now_nanos=now_nanos)
 
@@ -120,7 +120,7 @@ def _explain(surplus: Decimal, doubtful: list[Intent], *, settled: bool) -> list
     return next(iter(fits.values())) if len(fits) == 1 else None
 
 
-def _judge_unexplained(row: Row, *, settled: bool) -> Row:
+def _judge_unexplained(row: Row, delivered: list[Intent], doubtful: list[Intent], *, settled: bool) -> Row:
     if row.difference < 0 and not settled:
         return _with(row, Verdict.PENDING, "Stripe is still adding up; compare again after the settle delay")
     if row.difference < 0:
@@ -132,11 +132,21 @@ def _judge_unexplained(row: Row, *, settled: bool) -> Row:
         )
     if not settled:
         return _with(row, Verdict.PENDING, "more than was answered for so far; compare again after the settle delay")
-    return _with(
-        row,
-        Verdict.OVER,
+    return _with(row, Verdict.OVER, _advise_surplus(row.difference, delivered, doubtful))
+
+
+def _advise_surplus(surplus: Decimal, delivered: list[Intent], doubtful: list[Intent]) -> str:
+    if doubtful:
+        names = ", ".join(intent.identifier for intent in doubtful)
+        return f"no single choice of the events in doubt explains it; look each of them up at Stripe: {names}"
+    twice = [intent.identifier for intent in delivered if intent.value == surplus]
+    if twice:
+        return (
+            f"as if {' or '.join(twice)} had been counted twice; confirm it at Stripe, then book a negative adjustment"
+        )
+    return (
         "something else writes this meter and customer, or an older ledger did; find it, then correct with a negative "
-        "adjustment",
+        "adjustment"
     )
 
 

@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from otelbill_collector.testing.loopback import Reply, Request
 from otelbill_collector.testing.stripe.call import Behaviour, CustomerCheck, LaneLock
-from otelbill_collector.testing.stripe.faults import Fault, FaultKind
+from otelbill_collector.testing.stripe.clock import SettableClock
+from otelbill_collector.testing.stripe.errors import Json
+from otelbill_collector.testing.stripe.faults import Fault, FaultKind, FaultScript
+from otelbill_collector.testing.stripe.oracle import HourSum
 
-if TYPE_CHECKING:
-    from otelbill_collector.testing.stripe_server import StripeServer
+
+class Administrable(Protocol):
+    """The part of the local Stripe that these endpoints reach."""
+
+    behaviour: Behaviour
+    clock: SettableClock
+    faults: FaultScript
+
+    def list_events(self) -> list[Json]:
+        """Every event taken."""
+
+    def sum_hours(self) -> list[HourSum]:
+        """Exact sums of what counted."""
+
+    def add_customer(self, customer_id: str, *, scope: str = "self/test") -> Json:
+        """Make a customer."""
 
 
-def respond_admin(server: StripeServer, request: Request) -> Reply:
+def respond_admin(server: Administrable, request: Request) -> Reply:
     """Answer one of the endpoints; 404 for any other, 400 with the reason for a request it cannot read."""
     try:
         value = _run(server, request)
@@ -23,7 +40,7 @@ def respond_admin(server: StripeServer, request: Request) -> Reply:
     return _reply(404, {"error": f"unknown: {request.method} {request.path}"}) if value is None else _reply(200, value)
 
 
-def _run(server: StripeServer, request: Request) -> Any:
+def _run(server: Administrable, request: Request) -> Any:
     given = json.loads(request.read_body() or b"{}") if request.method == "POST" else {}
     match request.method, request.path:
         case "GET", "/_oracle/events":
@@ -58,7 +75,7 @@ def change_behaviour(current: Behaviour, given: dict[str, Any]) -> Behaviour:
     return replace(current, **typed)
 
 
-def _move_clock(server: StripeServer, given: dict[str, Any]) -> dict[str, int]:
+def _move_clock(server: Administrable, given: dict[str, Any]) -> dict[str, int]:
     if "now" in given:
         server.clock.set(None if given["now"] is None else int(given["now"]))
     if "advance" in given:

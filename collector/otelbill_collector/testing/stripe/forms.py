@@ -98,6 +98,8 @@ def read_metadata(given: Json, current: Mapping[str, str]) -> dict[str, str]:
     wanted = given.get("metadata", {})
     if wanted == "":
         return {}
+    if not isinstance(wanted, dict):
+        raise StripeRefusal("Invalid object: metadata", code="parameter_invalid_type", param="metadata")
     merged = {**current, **wanted}
     return {name: str(value) for name, value in merged.items() if value != ""}
 

@@ -1,0 +1,202 @@
+"""What is booked is a function of the set of spans: repeats, contradictions, corrections and restarts included."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otelbill_collector.domain.records import UsageRecord
+from otelbill_collector.ledger.books import UnknownEvent
+from otelbill_collector.ledger.deadletters import list_dead_letters
+from otelbill_collector.ledger.instructions import Instruction
+from otelbill_collector.ledger.journal import list_tables
+from otelbill_collector.ledger.lineage import list_records_by_id, list_suspense
+from otelbill_collector.ledger.segments import build_record
+from tests.books import NOW, TestBooks
+from tests.spans import SECOND, T0, TestSpan, chat
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Iterator[TestBooks]:
+    opened = TestBooks(tmp_path / "ledger")
+    yield opened
+    opened.close()
+
+
+def _records(books: TestBooks) -> list[UsageRecord]:
+    return books.store.read(
+        lambda connection: [build_record(row) for _, table in list_tables(connection, 0) for row in table.to_pylist()]
+    )
+
+
+def test_a_call_is_booked_with_its_tokens_and_its_price(books: TestBooks) -> None:
+    """100 input and 20 output tokens of gpt-4o-mini cost 100 x 0.15 + 20 x 0.60 USD per million = 0.000027."""
+    receipt = books.post(chat("a"))
+    assert (receipt.accepted, receipt.duplicate, receipt.dead_lettered, receipt.ignored) == (1, 0, 0, 0)
+    row = books.totals()
+    assert row["customer"] == "acme"
+    assert row["quantities"] == {"input_tokens": 100, "output_tokens": 20, "requests": 1}
+    assert (row["cost"], row["charge"], row["currency"]) == ("0.000027", "0.000027", "USD")
+
+
+def test_a_span_sent_again_is_a_duplicate_also_after_a_restart(books: TestBooks) -> None:
+    """The sender may repeat as often as it likes; the span is counted once."""
+    books.post(chat("a"), chat("b"))
+    assert books.post(chat("a"), chat("c")).duplicate == 1
+    books.reopen()
+    receipt = books.post(chat("a"), chat("b"), chat("c"), chat("c"))
+    assert (receipt.accepted, receipt.duplicate) == (0, 4)
+    assert books.totals()["events"] == 3
+
+
+def test_the_same_id_with_other_content_is_a_loud_conflict(books: TestBooks) -> None:
+    """Two senders that share an id must be found: the second span becomes a dead letter, the booked one stays."""
+    books.post(chat("a"))
+    receipt = books.post(chat("a", tokens=(999, 20)), chat("b"))
+    assert (receipt.accepted, receipt.dead_lettered) == (1, 1)
+    (letter,) = books.store.read(list_dead_letters)
+    assert letter.code == "conflicting_replay"
+    assert books.totals()["quantities"]["input_tokens"] == 200
+
+
+def test_a_conflict_sent_again_is_one_dead_letter(books: TestBooks) -> None:
+    """Dead letters are derived from content: repeating the fault does not multiply them."""
+    books.post(chat("a"))
+    for _ in range(3):
+        books.post(chat("a", tokens=(999, 20)))
+    assert len(books.store.read(list_dead_letters)) == 1
+
+
+def test_one_event_id_on_two_spans_is_one_event(books: TestBooks) -> None:
+    """record_usage with an event id may be retried in another span; other content under that id is a conflict."""
+
+    def explicit(name: str, quantity: int) -> TestSpan:
+        attributes: dict[str, Any] = {
+            "otelbill.meter": "vector_queries",
+            "otelbill.quantity": quantity,
+            "otelbill.unit": "query",
+            "otelbill.event.id": "order-7",
+            "otelbill.customer.id": "acme",
+        }
+        return TestSpan(name, attributes, trace=name)
+
+    assert books.post(explicit("first", 12)).accepted == 1
+    assert books.post(explicit("second", 12)).duplicate == 1
+    assert books.post(explicit("third", 13)).dead_lettered == 1
+    assert books.totals()["quantities"] == {"vector_queries": 12}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_a_parent_that_repeats_its_children_bills_nothing_in_any_order(tmp_path: Path, order: tuple[int, ...]) -> None:
+    """An agent span with the sum of its calls, arriving before, between or after them, in requests of their own."""
+    agent = {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "gpt-4o-mini",
+        "gen_ai.usage.input_tokens": 300,
+        "gen_ai.usage.output_tokens": 60,
+        "otelbill.customer.id": "acme",
+    }
+    spans = [
+        chat("one", trace="t", parent="agent", tokens=(100, 20), started=T0 + 1, ended=T0 + 2),
+        chat("two", trace="t", parent="agent", tokens=(200, 40), started=T0 + 3, ended=T0 + 4),
+        TestSpan("agent", agent, trace="t", started=T0, ended=T0 + 5),
+    ]
+    books = TestBooks(tmp_path / "ledger")
+    for index in order:
+        books.post(spans[index])
+        books.reopen()
+    books.books.post_due(NOW + 600 * SECOND)
+    row = books.totals()
+    assert (row["events"], row["quantities"]["input_tokens"], row["quantities"]["output_tokens"]) == (2, 300, 60)
+    books.close()
+
+
+def test_a_correction_is_a_reversal_and_a_revision_and_never_an_edit(books: TestBooks) -> None:
+    """Assigning suspense to a customer leaves the first record, its exact negation, and the new one, all linked."""
+    books.post(chat("a", customer=None))
+    (waiting,) = books.store.read(list_suspense)
+    books.books.assign_customer(Instruction(waiting.event_id, "globex", "ann", "job without customer()", NOW))
+    first, reversal, second = _records(books)
+    assert (first.sign, reversal.sign, second.sign) == (1, -1, 1)
+    assert reversal.corrects == first.record_id
+    assert second.corrects == first.record_id
+    assert reversal.amounts == first.amounts
+    assert second.note == "customer assigned by ann: job without customer()"
+    assert books.store.read(list_suspense) == []
+    rows = {row["customer"]: row["events"] for row in books.usage()}
+    assert rows == {"globex": 1}
+
+
+def test_an_assignment_outlives_a_restart_and_a_repeat_changes_nothing(books: TestBooks) -> None:
+    """Instructions are part of the ledger; giving the same one twice books nothing new."""
+    books.post(chat("a", customer=None))
+    (waiting,) = books.store.read(list_suspense)
+    given = Instruction(waiting.record_id, "globex", "ann", "why", NOW)
+    books.books.assign_customer(given)
+    books.reopen()
+    assert books.books.assign_customer(given).records == []
+    assert books.post(chat("a", customer=None)).duplicate == 1
+    assert len(_records(books)) == 3
+
+
+def test_assigning_what_does_not_exist_is_refused_and_writes_nothing(books: TestBooks) -> None:
+    """An unknown id is an error with a way to find the right one."""
+    with pytest.raises(UnknownEvent, match="otelbill explain"):
+        books.books.assign_customer(Instruction("0" * 32, "globex", "ann", "why", NOW))
+    assert _records(books) == []
+
+
+def test_a_failed_transaction_leaves_nothing_behind_in_memory(
+    books: TestBooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the commit fails, the same spans sent again are accepted: they are no duplicates of what was never stored."""
+    from otelbill_collector.ledger import booking
+
+    def fail(*_: object) -> int:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(booking, "append_segment", fail)
+        with pytest.raises(OSError, match="disk full"):
+            books.post(chat("a"))
+    assert books.post(chat("a")).accepted == 1
+    assert books.totals()["events"] == 1
+
+
+def test_members_of_one_trace_that_ends_after_midnight_are_one_group(books: TestBooks) -> None:
+    """Claim keys are stored by day; a trace across midnight must not fall into two groups."""
+    midnight = T0 + 86_400 * SECOND
+    attributes = {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.usage.input_tokens": 100,
+        "gen_ai.usage.output_tokens": 20,
+        "otelbill.customer.id": "acme",
+    }
+    now = midnight + 3_600 * SECOND
+    books.post(chat("one", trace="t", parent="agent", started=midnight - 20, ended=midnight - 10), now=now)
+    books.reopen()
+    books.post(TestSpan("agent", attributes, trace="t", started=midnight - 30, ended=midnight + 10), now=now)
+    books.books.post_due(now + 600 * SECOND)
+    assert books.totals()["quantities"]["input_tokens"] == 100
+
+
+def test_records_are_found_by_every_id(books: TestBooks) -> None:
+    """Record, event, trace, span and provider response id all lead to the same event."""
+    books.post(chat("a"), chat("b"))
+    (record,) = [item for item in _records(books) if item.candidate.response_id == "resp-a"]
+    ids = (
+        record.record_id,
+        record.event_id,
+        record.candidate.trace_id.hex(),
+        record.candidate.span_id.hex(),
+        "resp-a",
+    )
+    for identifier in ids:
+        found = books.store.read(lambda connection, wanted=identifier: list_records_by_id(connection, wanted))
+        assert [item.event_id for item in found] == [record.event_id], identifier

@@ -1,0 +1,114 @@
+"""The writer answers after the commit, isolates a request that trips a fault, and drains before it ends."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from otelbill_collector.domain.records import Receipt, Refused
+from otelbill_collector.ingest import GroupCommitter
+from otelbill_collector.pipeline import Carried, Request
+
+RECEIPT = Receipt(spans=0, ignored=0, accepted=0, duplicate=0, dead_lettered=0)
+
+
+def _committer(carry: Callable[[Sequence[Request]], Carried], observe: object = None) -> GroupCommitter:
+    return GroupCommitter(
+        carry,
+        observe=observe if callable(observe) else (lambda requests, carried: None),
+        batch_bytes_max=1_000,
+        linger_seconds=0.001,
+    )
+
+
+def _accept(requests: Sequence[Request]) -> Carried:
+    return Carried(tuple(RECEIPT for _ in requests), None)
+
+
+def test_requests_that_arrive_during_a_commit_share_the_next_one() -> None:
+    """Group commit: one fsync for all that waited, and each gets its own answer."""
+    batches: list[int] = []
+    first_running, release = threading.Event(), threading.Event()
+
+    def carry(requests: Sequence[Request]) -> Carried:
+        batches.append(len(requests))
+        first_running.set()
+        assert release.wait(10)
+        return _accept(requests)
+
+    committer = _committer(carry)
+    committer.start()
+    futures = [committer.submit(Request(b"a", 0))]
+    assert first_running.wait(10)
+    futures += [committer.submit(Request(b"b", 0)) for _ in range(5)]
+    assert not futures[0].done()
+    release.set()
+    assert [future.result(10) for future in futures] == [RECEIPT] * 6
+    committer.stop()
+    assert batches == [1, 5]
+
+
+def test_a_store_that_refuses_makes_senders_retry_and_the_next_batch_tries_again() -> None:
+    """Disk full: nothing is acknowledged, nothing stops; when there is room again it goes on by itself."""
+    full = [True]
+
+    def carry(requests: Sequence[Request]) -> Carried:
+        if full[0]:
+            raise sqlite3.OperationalError("database or disk is full")
+        return _accept(requests)
+
+    committer = _committer(carry)
+    committer.start()
+    with pytest.raises(Refused, match="disk is full"):
+        committer.submit(Request(b"a", 0)).result(10)
+    full[0] = False
+    assert committer.submit(Request(b"a", 0)).result(10) == RECEIPT
+    committer.stop()
+
+
+def test_one_request_that_trips_a_fault_does_not_keep_its_neighbours_out(caplog: pytest.LogCaptureFixture) -> None:
+    """The batch is carried again one by one: the others are answered, the one stays with its sender, loudly."""
+    started = threading.Event()
+
+    def carry(requests: Sequence[Request]) -> Carried:
+        assert started.wait(10)
+        if any(request.body == b"poison" for request in requests):
+            raise ZeroDivisionError
+        return _accept(requests)
+
+    committer = _committer(carry)
+    committer.start()
+    bodies = (b"first", b"a", b"poison", b"b")
+    futures = [committer.submit(Request(body, 0)) for body in bodies]
+    started.set()
+    assert futures[1].result(10) == RECEIPT
+    assert futures[3].result(10) == RECEIPT
+    with pytest.raises(Refused, match="ZeroDivisionError"):
+        futures[2].result(10)
+    committer.stop()
+    assert "could not be booked" in caplog.text
+
+
+def test_a_fault_in_metrics_does_not_undo_an_answer(caplog: pytest.LogCaptureFixture) -> None:
+    """What is committed is answered, whatever happens to those who only watch."""
+
+    def observe(requests: Sequence[Request], carried: Carried) -> None:
+        raise ValueError("no such label")
+
+    committer = _committer(_accept, observe)
+    committer.start()
+    assert committer.submit(Request(b"a", 0)).result(10) == RECEIPT
+    committer.stop()
+    assert "could not be reported" in caplog.text
+
+
+def test_stopping_commits_everything_submitted_before() -> None:
+    """A clean shutdown drains."""
+    committer = _committer(_accept)
+    futures = [committer.submit(Request(b"x" * 400, 0)) for _ in range(20)]
+    committer.start()
+    committer.stop()
+    assert all(future.done() and future.result() == RECEIPT for future in futures)

@@ -1,0 +1,179 @@
+"""Both receivers answer every outcome with the right code, within bounds, and only after the commit."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import zlib
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+from google.rpc.status_pb2 import Status
+
+from otelbill_collector.domain.records import Answer, Receipt, Refused, Rejection
+from otelbill_collector.receive.admission import Admission, Overloaded, ReceiveLimits
+from otelbill_collector.receive.http import OtlpHttp
+from otelbill_collector.receive.inflate import TooLarge, UnknownEncoding, inflate_body
+from tests.spans import build_request, chat
+
+LIMITS = ReceiveLimits(body_bytes_max=10_000, decompressed_bytes_max=20_000, inflight_bytes_max=15_000)
+PROTOBUF = {"content-type": "application/x-protobuf"}
+RECEIPT = Receipt(spans=1, ignored=0, accepted=1, duplicate=0, dead_lettered=0)
+
+
+class Door:
+    """The ASGI application with a scripted writer behind it."""
+
+    def __init__(self, answer: Answer | Exception = RECEIPT, tokens: tuple[str, ...] = ()) -> None:
+        self.submitted: list[bytes] = []
+        self.counted: list[tuple[str, str]] = []
+        self.admission = Admission(LIMITS, tokens)
+        self._answer = answer
+        self.application = OtlpHttp(self._submit, self.admission, lambda *pair: self.counted.append(pair))
+
+    def _submit(self, body: bytes) -> Future[Answer]:
+        self.submitted.append(body)
+        future: Future[Answer] = Future()
+        if isinstance(self._answer, Exception):
+            future.set_exception(self._answer)
+        else:
+            future.set_result(self._answer)
+        return future
+
+    def post(
+        self, body: bytes, headers: Mapping[str, str] = PROTOBUF, path: str = "/v1/traces", method: str = "POST"
+    ) -> tuple[int, dict[str, str], bytes]:
+        """One request; (status, headers, body) of the answer."""
+        sent: list[dict[str, Any]] = []
+        scope = {
+            "type": "http",
+            "path": path,
+            "method": method,
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        }
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        asyncio.run(self.application(scope, receive, send))
+        start, content = sent
+        return start["status"], {k.decode(): v.decode() for k, v in start["headers"]}, content["body"]
+
+
+BODY = build_request([chat("a")])
+
+
+def test_a_body_reaches_the_writer_as_it_was_sent() -> None:
+    """Protobuf goes through untouched, gzip unpacked, JSON converted."""
+    door = Door()
+    assert door.post(BODY)[0] == 200
+    assert door.post(gzip.compress(BODY), {**PROTOBUF, "content-encoding": "gzip"})[0] == 200
+    assert door.submitted == [BODY, BODY]
+    assert door.post(b'{"resourceSpans": []}', {"content-type": "application/json; charset=utf-8"})[0] == 200
+    assert door.submitted[2] == b""
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "path", "method", "status"),
+    [
+        (BODY, {"content-type": "text/plain"}, "/v1/traces", "POST", 415),
+        (BODY, {}, "/v1/traces", "POST", 415),
+        (BODY, PROTOBUF, "/v2/traces", "POST", 404),
+        (BODY, PROTOBUF, "/v1/traces", "GET", 405),
+        (BODY, {**PROTOBUF, "content-encoding": "br"}, "/v1/traces", "POST", 415),
+        (BODY, {**PROTOBUF, "content-encoding": "gzip"}, "/v1/traces", "POST", 400),
+        (gzip.compress(BODY)[:-12], {**PROTOBUF, "content-encoding": "gzip"}, "/v1/traces", "POST", 400),
+        (gzip.compress(bytes(200_000)), {**PROTOBUF, "content-encoding": "gzip"}, "/v1/traces", "POST", 413),
+        (bytes(10_001), PROTOBUF, "/v1/traces", "POST", 413),
+        (b"", {**PROTOBUF, "content-length": "10001"}, "/v1/traces", "POST", 413),
+        (b"{", {"content-type": "application/json"}, "/v1/traces", "POST", 400),
+    ],
+)
+def test_what_cannot_be_accepted_is_answered_and_never_submitted(
+    body: bytes, headers: dict[str, str], path: str, method: str, status: int
+) -> None:
+    """A clear status and a reason in the format of the request; nothing reaches the writer."""
+    door = Door()
+    code, answer_headers, answer = door.post(body, headers, path, method)
+    assert code == status
+    assert door.submitted == []
+    if answer_headers["content-type"] == "application/json":
+        assert json.loads(answer)["message"]
+    else:
+        assert Status.FromString(answer).message
+    assert door.counted == [("http", str(status))]
+    assert door.admission.inflight_bytes == 0
+
+
+def test_metrics_and_logs_are_taken_and_set_aside() -> None:
+    """An app may point its whole OTLP export here; only traces carry usage."""
+    door = Door()
+    assert door.post(b"whatever", PROTOBUF, "/v1/logs")[0] == 200
+    assert door.submitted == []
+
+
+def test_a_refusal_says_when_to_come_back() -> None:
+    """A disk that is full is a 503 with Retry-After, not a loss and not a success."""
+    status, headers, _ = Door(Refused("disk full")).post(BODY)
+    assert status == 503
+    assert headers["retry-after"] == "1"
+
+
+def test_a_rejection_is_final() -> None:
+    """A malformed request is a 400, so that the sender does not try again."""
+    assert Door(Rejection("not OTLP")).post(BODY)[0] == 400
+
+
+def test_dead_letters_are_a_warning_not_a_rejection() -> None:
+    """The span is kept here; the sender is told and must not resend."""
+    dead = Receipt(spans=2, ignored=0, accepted=1, duplicate=0, dead_lettered=1)
+    _, _, body = Door(dead).post(BODY, {"content-type": "application/x-protobuf"})
+    assert b"1 of 2 spans" in body
+
+
+def test_tokens_keep_strangers_out() -> None:
+    """With tokens configured, none or a wrong one is 401 and the body is not even read."""
+    door = Door(tokens=("secret-1", "secret-2"))
+    assert door.post(BODY)[0] == 401
+    assert door.post(BODY, {**PROTOBUF, "authorization": "Bearer wrong"})[0] == 401
+    assert door.post(BODY, {**PROTOBUF, "authorization": "Basic secret-1"})[0] == 401
+    assert door.post(BODY, {**PROTOBUF, "authorization": "Bearer secret-2"})[0] == 200
+
+
+def test_bytes_under_way_are_bounded_and_given_back() -> None:
+    """The bound refuses the second large request while the first is under way, and never a lone one."""
+    admission = Admission(LIMITS)
+    with admission.admit(14_000):
+        with pytest.raises(Overloaded), admission.admit(2_000):
+            pass
+        with admission.admit(1_000):
+            assert admission.inflight_bytes == 15_000
+    assert admission.inflight_bytes == 0
+    with admission.admit(1_000_000):
+        assert admission.inflight_bytes == 1_000_000
+
+
+def test_a_full_house_answers_429() -> None:
+    """Overload is retryable and says so."""
+    door = Door()
+    with door.admission.admit(14_900):
+        status, headers, _ = door.post(BODY, {**PROTOBUF, "content-length": str(len(BODY))})
+    assert (status, headers["retry-after"]) == (429, "1")
+
+
+def test_inflating_stops_at_the_limit() -> None:
+    """A bomb costs the limit, not its size; broken and unknown encodings are told apart."""
+    assert inflate_body(gzip.compress(b"x" * 100), "gzip", 100) == b"x" * 100
+    assert inflate_body(zlib.compress(b"x"), "deflate", 100) == b"x"
+    with pytest.raises(TooLarge):
+        inflate_body(gzip.compress(b"x" * 101), "gzip", 100)
+    with pytest.raises(UnknownEncoding):
+        inflate_body(b"x", "zstd", 100)
+    with pytest.raises(ValueError, match="cut off"):
+        inflate_body(gzip.compress(b"x" * 100)[:-9], "gzip", 1_000)
