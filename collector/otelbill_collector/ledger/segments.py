@@ -68,6 +68,9 @@ _COLUMNS: dict[str, tuple[pa.DataType, Callable[[UsageRecord], Any]]] = {
     "span_usage_source": (_TEXT, lambda r: r.candidate.usage_source.value),
     "span_caveats": (pa.list_(_TEXT), lambda r: list(r.candidate.caveats)),
     "span_quantities": (_TEXT, lambda r: render_quantities(r.candidate.quantities)),
+    "emitter": (_TEXT, lambda r: r.candidate.emitter),
+    "service": (_TEXT, lambda r: r.candidate.service),
+    "traits": (pa.list_(_TEXT), lambda r: list(r.candidate.traits)),
     # what its group made of it
     "customer_id": (_TEXT, lambda r: r.decision.customer_id),
     "project_id": (_TEXT, lambda r: r.decision.project_id),
@@ -140,6 +143,10 @@ def build_record(row: Row) -> UsageRecord:
         usage_source=UsageSource(row["span_usage_source"]),
         caveats=tuple(row["span_caveats"]),
         quantities=parse_quantities(row["span_quantities"]),
+        # Segments from before these columns were kept lack them.
+        emitter=row.get("emitter") or "",
+        service=row.get("service"),
+        traits=tuple(row.get("traits") or ()),
     )
     return UsageRecord(
         event_id=row["event_id"],
