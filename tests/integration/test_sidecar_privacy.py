@@ -55,7 +55,13 @@ def _find_canaries(sidecar: Sidecar) -> list[str]:
         if path.is_file() and _CANARY.encode() in path.read_bytes()
     ]
     answers = {"log": sidecar.read_log()}
-    for path in ("/metrics", "/", "/v1/dead-letters", "/v1/held", "/v1/usage?by=customer,model,step,operation,reason,run"):
+    for path in (
+        "/metrics",
+        "/",
+        "/v1/dead-letters",
+        "/v1/held",
+        "/v1/usage?by=customer,model,step,operation,reason,run",
+    ):
         answers[path] = sidecar.get(path).text
     for letter in sidecar.get("/v1/dead-letters").json():
         for name in ("span_id", "trace_id"):

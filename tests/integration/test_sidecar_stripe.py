@@ -197,7 +197,9 @@ def test_held_and_unpriced_usage_is_not_sent(
     at = now_nanos() - _HOUR_NANOS
     unknown = {"gen_ai__request__model": "in-house-llm", "gen_ai__response__model": "in-house-llm"}
     withheld = make_chat("withheld", "globex", input_tokens=None, output_tokens=None, at=at)
-    sidecar.export(encode(make_chat("unpriced", "acme", at=at, **unknown), withheld, make_chat("paid", "initech", at=at)))
+    sidecar.export(
+        encode(make_chat("unpriced", "acme", at=at, **unknown), withheld, make_chat("paid", "initech", at=at))
+    )
     sidecar.run("stripe", "flush")
     await_value(lambda: _sum_stripe(stripe, "charges").keys() == {"cus_initech"}, "the rated call has arrived")
     assert {event["customer"] for event in stripe.list_events()} == {"cus_initech"}

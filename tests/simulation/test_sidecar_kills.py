@@ -32,7 +32,9 @@ def stripe() -> Iterator[StripeServer]:
 def billing(new_sidecar: Callable[..., Sidecar], stripe: StripeServer) -> Sidecar:
     sidecar = new_sidecar(
         {
-            "rate_card": {"prices": [{"unit": unit, "price": "0.0000007"} for unit in ("input_tokens", "output_tokens")]},
+            "rate_card": {
+                "prices": [{"unit": unit, "price": "0.0000007"} for unit in ("input_tokens", "output_tokens")]
+            },
             "customers": {name: {"stripe": f"cus_{name}"} for name in _CUSTOMERS},
             "stripe": {
                 "api_key": "sk_test_1234567890",
@@ -113,7 +115,9 @@ def _check_recount(billing: Sidecar) -> None:
 
 def _check_stripe(billing: Sidecar, stripe: StripeServer) -> None:
     wanted = {}
-    for (customer, hour), (_, given, generated) in _sum_rows(billing.usage("customer,hour"), "customer", "hour").items():
+    for (customer, hour), (_, given, generated) in _sum_rows(
+        billing.usage("customer,hour"), "customer", "hour"
+    ).items():
         wanted["tokens_in", f"cus_{customer}", hour] = given
         wanted["tokens_out", f"cus_{customer}", hour] = generated
 
