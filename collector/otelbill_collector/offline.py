@@ -46,7 +46,7 @@ def rate_spans(spans: Iterable[SpanView], rules: RuleSet) -> list[Json]:
     rows = [_render_problem(candidate, problem) for candidate, problem in broken]
     for group in _list_groups(list(members.values())):
         for candidate, decision in zip(group, rules.decide(group, FINAL_NANOS), strict=True):
-            if candidate.role is not Role.LINK:
+            if candidate.role is not Role.LINK or decision.billable:  # a frame may imply a call nobody described
                 rows.append(_render(candidate, decision, rules))
     rows.sort(key=lambda row: (row["ended_at"], row["event_id"]))
     return rows

@@ -45,11 +45,7 @@ def test_a_broken_count_is_a_dead_letter_and_its_batch_goes_on(shared_sidecar: S
     attributes = {"input_tokens": value} if field == _INPUT else {"output_tokens": value}
     if field not in {_INPUT, _OUTPUT}:
         attributes = {field.replace(".", "__"): value}
-    spans = [
-        make_chat(f"{seed} before", customer),
-        make_chat(seed, customer, **attributes),
-        make_chat(f"{seed} after", customer),
-    ]
+    spans = [make_chat(f"{seed} before", customer), make_chat(seed, customer, **attributes), make_chat(f"{seed} after", customer)]
     before = shared_sidecar.count_spans()
     assert shared_sidecar.export(encode(*spans)).status_code == 200
     after = shared_sidecar.count_spans()
@@ -96,10 +92,7 @@ def test_an_impossible_event_time_is_a_dead_letter(shared_sidecar: Sidecar, case
     moment = _TIMES[case]
     at = moment() if callable(moment) else moment
     seed, customer = f"time {case}", f"time-{case}"
-    assert (
-        shared_sidecar.export(encode(make_chat(seed, customer, at=at), make_chat(f"{seed} good", customer))).status_code
-        == 200
-    )
+    assert shared_sidecar.export(encode(make_chat(seed, customer, at=at), make_chat(f"{seed} good", customer))).status_code == 200
     letter = _find_letter(shared_sidecar, seed)
     assert letter is not None
     assert "time" in letter["field"].lower()
