@@ -149,7 +149,10 @@ def test_dead_letters_are_listed_and_replayed_by_the_command(new_sidecar: Callab
     sidecar.export(encode(make_chat("good"), make_chat("bad", input_tokens=-7), make_chat("worse", output_tokens="x")))
     for phase in ("running", "stopped"):
         letters = sidecar.list_json("dead-letters", "list")
-        assert {(letter["field"], letter["value"]) for letter in letters} == {(_INPUT, "-7"), (_OUTPUT, "text of 1 characters")}, phase
+        assert {(letter["field"], letter["value"]) for letter in letters} == {
+            (_INPUT, "-7"),
+            (_OUTPUT, "text of 1 characters"),
+        }, phase
         replayed = sidecar.run("dead-letters", "replay")
         assert replayed.returncode == 0, replayed.stderr
         assert len(sidecar.list_json("dead-letters", "list")) == 2, phase
