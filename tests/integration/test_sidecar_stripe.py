@@ -91,6 +91,8 @@ def _apply(sidecar: Sidecar) -> None:
     assert applied.returncode == 0, applied.stdout + applied.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_an_outage_with_a_kill_in_it_loses_nothing(
     new_sidecar: Callable[..., Sidecar], open_stripe: Callable[[], StripeServer], stripe_port: int
 ) -> None:
@@ -122,6 +124,8 @@ def test_an_outage_with_a_kill_in_it_loses_nothing(
     assert reconciled.returncode == 0, reconciled.stdout + reconciled.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_lost_answers_and_kills_never_count_twice(
     new_sidecar: Callable[..., Sidecar], open_stripe: Callable[[], StripeServer], stripe_port: int
 ) -> None:

@@ -115,6 +115,7 @@ def billing(new_sidecar: Callable[..., Sidecar], stripe: StripeServer) -> Sideca
     return sidecar.start()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_sums_of_the_csv_files_survive_repeats_and_a_kill(
     billing: Sidecar, stripe: StripeServer, shared_data: Path
