@@ -1,4 +1,4 @@
-"""The real clients and instrumentations against recorded answers: the ledger's tokens equal the provider's own usage."""
+"""The real clients and instrumentations against recordings: the ledger's tokens equal the provider's own usage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompt content goes in with the spans of every dialect and comes out nowhere: not on disk, in logs, API or metrics."""
+"""Prompt content goes in with the spans of every dialect and comes out nowhere: disk, log, API, metrics."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_no_prompt_content_is_kept_or_shown(new_sidecar: Callable[..., Sidecar])
 
 
 def test_the_search_would_find_a_canary(new_sidecar: Callable[..., Sidecar]) -> None:
-    """Guarantee: the check above is no idle one: an identifier that is kept, with the canary in it, is found on disk."""
+    """Guarantee: the check above is no idle one: a canary in an identifier that is kept is found."""
     sidecar = new_sidecar().start()
     sidecar.export(encode(make_chat("seen", f"{_CANARY}-customer")))
     assert "/v1/usage?by=customer,model,step,operation,reason,run" in _find_canaries(sidecar)

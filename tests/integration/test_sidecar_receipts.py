@@ -61,7 +61,7 @@ def test_a_refused_request_is_counted_as_one(new_sidecar: Callable[..., Sidecar]
 
 
 def test_a_duplicate_is_known_across_a_kill_and_a_stop(new_sidecar: Callable[..., Sidecar]) -> None:
-    """Guarantee: the memory of what was billed is on disk: a retry after a restart, in other batches, changes nothing."""
+    """Guarantee: the memory of what was billed is on disk: a retry after a restart, in other batches, is known."""
     sidecar = new_sidecar().start()
     spans = [make_chat(f"span {number}") for number in range(30)]
     sidecar.export(encode(*spans))

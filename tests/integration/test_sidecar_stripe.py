@@ -91,6 +91,8 @@ def _apply(sidecar: Sidecar) -> None:
     assert applied.returncode == 0, applied.stdout + applied.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_an_outage_with_a_kill_in_it_loses_nothing(
     new_sidecar: Callable[..., Sidecar], open_stripe: Callable[[], StripeServer], stripe_port: int
 ) -> None:
@@ -122,6 +124,8 @@ def test_an_outage_with_a_kill_in_it_loses_nothing(
     assert reconciled.returncode == 0, reconciled.stdout + reconciled.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_lost_answers_and_kills_never_count_twice(
     new_sidecar: Callable[..., Sidecar], open_stripe: Callable[[], StripeServer], stripe_port: int
 ) -> None:
@@ -150,7 +154,7 @@ def test_lost_answers_and_kills_never_count_twice(
 def test_money_at_stripe_is_the_floor_of_the_exact_charge(
     new_sidecar: Callable[..., Sidecar], open_stripe: Callable[[], StripeServer], stripe_port: int
 ) -> None:
-    """Guarantee: in money mode Stripe's micro-dollars are the floor of the exact total, however many windows it took."""
+    """Guarantee: in money mode Stripe's micro-dollars are the floor of the exact total over any number of windows."""
     sidecar = new_sidecar(_settings(stripe_port, mode="money", meters=None, event_name="charges"))
     stripe = open_stripe()
     _apply(sidecar)
@@ -168,7 +172,7 @@ def test_money_at_stripe_is_the_floor_of_the_exact_charge(
 def test_an_assignment_moves_money_at_stripe_too(
     new_sidecar: Callable[..., Sidecar], open_stripe: Callable[[], StripeServer], stripe_port: int
 ) -> None:
-    """Guarantee: usage in suspense is not sent; assigned, it is sent to its customer; assigned anew, it is taken back."""
+    """Guarantee: suspense is not sent; assigned, it is sent to its customer; assigned anew, it is taken back."""
     sidecar = new_sidecar(_settings(stripe_port))
     stripe = open_stripe()
     _apply(sidecar)

@@ -31,7 +31,7 @@ def _render_totals(rows: list[Json]) -> dict[str | None, tuple[int, int, Decimal
 
 @pytest.mark.parametrize("running", [True, False], ids=["running", "stopped"])
 def test_usage_without_a_customer_can_be_assigned(new_sidecar: Callable[..., Sidecar], running: bool) -> None:
-    """Guarantee: suspense is kept whole, listed and assignable; totals move to the customer, the correction stays visible."""
+    """Guarantee: suspense is kept whole, listed and assignable; totals move, the correction stays visible."""
     sidecar = new_sidecar(_PRICES).start()
     nobody = make_chat("nobody", None)
     sidecar.export(encode(nobody, make_chat("lost", None), make_chat("known", "acme")))

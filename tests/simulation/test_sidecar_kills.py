@@ -81,6 +81,7 @@ def _sum_rows(rows: list[Json], *keys: str) -> dict[tuple[str, ...], tuple[int, 
     return sums
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_twenty_kills_lose_nothing_and_double_nothing(billing: Sidecar, stripe: StripeServer) -> None:
     """Guarantee: acknowledged = stored = unique; rollups equal a full recount; Stripe has the same sums."""

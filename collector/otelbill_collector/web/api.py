@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -127,7 +128,7 @@ class _Api:
         if not handlers.is_authorised(request.headers.get("authorization")):
             return _render_unauthorised()
         try:
-            return Response(orjson.dumps(await asyncio.to_thread(work)), media_type="application/json")
+            return Response(_render_json(await asyncio.to_thread(work)), media_type="application/json")
         except (BadQuery, UnknownDimension) as error:
             return _render_error(400, str(error))
         except handlers.not_found as error:
@@ -160,6 +161,13 @@ async def _read_body(request: Request) -> bytes:
         if len(body) > _BODY_BYTES_MAX:
             raise _BodyTooLarge
     return bytes(body)
+
+
+def _render_json(value: Json) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:  # sums are exact, and may be beyond the 64 bits that orjson writes
+        return json.dumps(value).encode()
 
 
 def _render_unauthorised() -> Response:
