@@ -20,6 +20,8 @@ from otelbill_collector.ledger.groups import Member
 
 EARLIEST_NANOS = 631_152_000 * 10**9  # 1990-01-01: an older event time is a broken clock, and would choose a price
 
+INSTANT_MAX_NANOS = 2**63 - 1  # the wire has 64 bits without sign, the ledger's columns have one
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -129,6 +131,9 @@ def _check_time(span: SpanView, request: Request, limits: Limits) -> Problem | N
         return Problem(
             "event_time_missing" if ended == 0 else "event_time_too_old", "end_time_unix_nano", str(ended), hint
         )
+    if span.started_nanos > INSTANT_MAX_NANOS:
+        hint = "the start is no instant that can be kept; check the sender's clock and exporter"
+        return Problem("start_time_invalid", "start_time_unix_nano", str(span.started_nanos), hint)
     if ended > request.received_nanos + limits.future_nanos:
         hint = f"more than {limits.future_nanos // 10**9} s ahead of the receiver; check the sender's clock"
         return Problem("event_time_in_future", "end_time_unix_nano", str(ended), hint)
