@@ -82,12 +82,9 @@ def carry_batch(requests: Sequence[Request], stages: Stages, now_nanos: int) -> 
 
 def _decode(request: Request, limits: Limits) -> list[SpanView] | Rejection:
     try:
-        spans = decode_request(request.body)
+        return decode_request(request.body, limits.spans_max)
     except MalformedRequest as error:
         return Rejection(str(error))
-    if len(spans) > limits.spans_max:
-        return Rejection(f"{len(spans)} spans in one request, the limit is {limits.spans_max}; send smaller batches")
-    return spans
 
 
 def _select(spans: Sequence[SpanView], request: Request, stages: Stages) -> Selected:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -54,6 +55,8 @@ def read_ledger(config: Config, work: Callable[[Any], T]) -> T:
         raise click.ClickException(str(error)) from error
     try:
         return store.read(work)
+    except sqlite3.Error as error:
+        raise click.ClickException(f"cannot read the ledger in {config.data_dir}: {error}") from error
     finally:
         store.close()
 
