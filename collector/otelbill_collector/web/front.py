@@ -104,7 +104,7 @@ def _render_stripe(status: Json) -> str:
         return "<p>Nothing is metered for Stripe. <code>otelbill stripe plan</code> shows what its set-up lacks.</p>"
     said = ", ".join(f"{count:,} {word}" for count, word in parts)
     oldest = status["oldest_waiting_at"]
-    waiting = f"; the oldest waits since {html.escape(oldest)}" if oldest else ""
+    waiting = f"; the oldest waits since {html.escape(oldest[:19])}Z" if oldest else ""
     return f"<p>Meter events: {said}{waiting}.</p>{_render_stops(status['stops'])}"
 
 
@@ -151,8 +151,10 @@ th {{ font-weight: 600; }} .n {{ text-align: right; font-variant-numeric: tabula
 <div class="tiles">{tiles}</div>
 <h2>Customers</h2>
 <table><thead><tr><th>customer</th><th class="n">calls</th><th class="n">tokens</th><th class="n">cost</th>
-<th class="n">charge</th><th class="n">margin</th><th>currency</th><th>waiting</th></tr></thead><tbody>{rows}</tbody></table>
-{more}<p><small>Cost is what providers charge, charge is what customers pay. Units of your own have no cost here.</small></p>
+<th class="n">charge</th><th class="n">margin</th><th>currency</th><th>waiting</th></tr></thead>
+<tbody>{rows}</tbody></table>
+{more}<p><small>Cost is what providers charge, charge what customers pay, margin the charge less the known cost.
+What is unpriced or held has no charge yet.</small></p>
 <h2>Stripe</h2>
 {stripe}
 <h2>More</h2>
