@@ -20,6 +20,8 @@ from otelbill_collector.ledger.groups import Member
 
 EARLIEST_NANOS = 631_152_000 * 10**9  # 1990-01-01: an older event time is a broken clock, and would choose a price
 
+_INT64_MAX = 2**63 - 1  # the ledger's instants; OTLP's are unsigned
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -118,12 +120,18 @@ def _check_identity(span: SpanView) -> Problem | None:
     for name, value, size in (("trace_id", span.trace_id, 16), ("span_id", span.span_id, 8)):
         if len(value) != size or not any(value):
             hint = f"OTLP wants {size} bytes that are not all zero"
-            return Problem(f"invalid_{name}", name, value.hex()[:64], hint)
+            return Problem(f"invalid_{name}", name, value[:32].hex(), hint)
+    if len(span.parent_span_id) not in (0, 8):
+        hint = "OTLP wants 8 bytes, or none for a root span"
+        return Problem("invalid_parent_span_id", "parent_span_id", span.parent_span_id[:32].hex(), hint)
     return None
 
 
 def _check_time(span: SpanView, request: Request, limits: Limits) -> Problem | None:
     ended = span.ended_nanos
+    if span.started_nanos > _INT64_MAX:
+        hint = "set the clock of the sender: no instant is that late"
+        return Problem("start_time_out_of_range", "start_time_unix_nano", str(span.started_nanos), hint)
     if ended < EARLIEST_NANOS:
         hint = "set the clock of the sender: the event time chooses the price"
         return Problem(
@@ -145,8 +153,8 @@ def bury_span(span: SpanView, problem: Problem, received_nanos: int) -> DeadLett
         field=problem.field,
         value=problem.value,
         hint=problem.hint,
-        trace_id=span.trace_id,
-        span_id=span.span_id,
+        trace_id=span.trace_id[:17],
+        span_id=span.span_id[:9],
         body=body,
     )
 

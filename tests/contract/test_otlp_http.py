@@ -107,11 +107,7 @@ _REFUSED: dict[str, tuple[bytes, dict[str, str], int]] = {
     "cut JSON": (b'{"resourceSpans": [', {"content_type": _JSON}, 400),
     "JSON that is a list": (b"[1, 2]", {"content_type": _JSON}, 400),
     "JSON of the wrong shape": (b'{"resourceSpans": 7}', {"content_type": _JSON}, 400),
-    "JSON with an odd id": (
-        json.dumps(_make_json("x", "http-never", traceId="zz")).encode(),
-        {"content_type": _JSON},
-        400,
-    ),
+    "JSON with an odd id": (json.dumps(_make_json("x", "http-never", traceId="zz")).encode(), {"content_type": _JSON}, 400),
     "JSON not in UTF-8": (b'{"resourceSpans": "\xff"}', {"content_type": _JSON}, 400),
     "JSON as deep as a well": (b'{"a":' * 100_000, {"content_type": _JSON}, 400),
 }
@@ -237,9 +233,7 @@ def test_many_small_bombs_in_one_gzip_body_are_one_bomb(shared_sidecar: Sidecar)
 
 def test_a_deflate_body_is_read_or_refused_but_never_misread(shared_sidecar: Sidecar) -> None:
     """Guarantee: an encoding is either understood or named in the refusal."""
-    answer = shared_sidecar.export(
-        zlib.compress(encode(make_chat("deflate", "http-deflate"))), content_encoding="deflate"
-    )
+    answer = shared_sidecar.export(zlib.compress(encode(make_chat("deflate", "http-deflate"))), content_encoding="deflate")
     booked = shared_sidecar.quantities("http-deflate")
     assert (answer.status_code, booked.get("requests")) in {(200, 1), (415, None)}
 
@@ -305,7 +299,7 @@ def test_values_nested_a_thousand_deep_do_not_break_the_batch(shared_sidecar: Si
     value = AnyValue(string_value="bottom")
     for _ in range(40):  # two messages a level; protobuf's own parser reads a hundred
         value = AnyValue(array_value=ArrayValue(values=[value]))
-    deep = make_chat("deep", "http-deep", gen_ai__input__messages=value)
+    deep = make_chat("deep", "http-deep", **{"gen_ai__input__messages": value})
     assert shared_sidecar.export(encode(deep, make_chat("by deep", "http-by-deep"))).status_code == 200
     assert shared_sidecar.quantities("http-by-deep")["requests"] == 1
     deeper = b"\x0a\x01x"

@@ -129,7 +129,7 @@ _read_double = struct.Struct("<d").unpack_from
 
 def decode_value(raw: bytes) -> Value:
     """One encoded AnyValue: scalars by hand, arrays by the official schema; maps and bytes carry no usage: None."""
-    if not raw:
+    if len(raw) < 2:  # no AnyValue with a value is shorter
         return None
     tag = raw[0]
     if tag == _STRING:

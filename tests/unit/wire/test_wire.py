@@ -38,6 +38,13 @@ def test_no_bytes_make_the_value_decoder_fail(raw: bytes) -> None:
     decode_value(raw)
 
 
+@pytest.mark.parametrize("tag", range(256))
+@pytest.mark.parametrize("rest", [b"", b"\x80", b"\xff" * 12, b"\x05ab"])
+def test_no_cut_value_makes_the_value_decoder_fail(tag: int, rest: bytes) -> None:
+    """The same for every first byte, with its rest cut off at each place that the hand-written decoder looks at."""
+    decode_value(bytes([tag]) + rest)
+
+
 @given(st.binary(max_size=200))
 def test_bytes_are_a_request_or_malformed(raw: bytes) -> None:
     """The trimmed schema takes no body that the official one refuses."""
