@@ -20,7 +20,7 @@ from otelbill_collector.ledger.groups import Member
 
 EARLIEST_NANOS = 631_152_000 * 10**9  # 1990-01-01: an older event time is a broken clock, and would choose a price
 
-_INT64_MAX = 2**63 - 1  # the ledger's instants; OTLP's are unsigned
+INSTANT_MAX_NANOS = 2**63 - 1  # the wire has 64 bits without sign, the ledger's columns have one
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ def _check_identity(span: SpanView) -> Problem | None:
 
 def _check_time(span: SpanView, request: Request, limits: Limits) -> Problem | None:
     ended = span.ended_nanos
-    if span.started_nanos > _INT64_MAX:
+    if span.started_nanos > INSTANT_MAX_NANOS:
         hint = "set the clock of the sender: no instant is that late"
         return Problem("start_time_out_of_range", "start_time_unix_nano", str(span.started_nanos), hint)
     if ended < EARLIEST_NANOS:

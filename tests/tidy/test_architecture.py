@@ -25,6 +25,8 @@ ALLOWED = {
     "jobs": set(),
     "explanation": {"domain", "ledger"},
     "offline": {"domain", "decode", "ledger", "rules", "explanation"},
+    "dialect_guide": {"decode"},
+    "doctor": {"domain", "decode", "offline", "dialect_guide"},
     "operations": {"domain", "ledger", "export", "jobs", "pipeline", "explanation"},
 }
 LEDGER_WRITERS = {"books", "booking", "instructions", "resolutions", "sqlite", "journal"}

@@ -12,7 +12,10 @@ from otelbill_collector.decode.spans import SpanView, Value
 
 
 def redact_span(span: SpanView) -> bytes:
-    """An ExportTraceServiceRequest with this one span: ids, times, scope and allow-listed attributes, no events."""
+    """An ExportTraceServiceRequest with this one span: ids, times, scope and allow-listed attributes.
+
+    No events and no name: both may quote a prompt, and no rule reads them.
+    """
     request = ExportTraceServiceRequest()
     resource_spans = request.resource_spans.add()
     for key in sorted(span.resource):
@@ -25,7 +28,6 @@ def redact_span(span: SpanView) -> bytes:
         trace_id=span.trace_id[:17],
         span_id=span.span_id[:9],
         parent_span_id=span.parent_span_id[:9],
-        name=filter_text(span.name, 128) or "",
         kind=max(0, min(5, span.kind)),
         start_time_unix_nano=span.started_nanos,
         end_time_unix_nano=span.ended_nanos,

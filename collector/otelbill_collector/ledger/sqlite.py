@@ -49,7 +49,7 @@ class SqliteStore:
 
     def _open_writer(self, data_dir: Path) -> None:
         try:
-            data_dir.mkdir(parents=True, exist_ok=True)
+            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # who pays how much is nobody else's business
             self._lock_file = _lock_folder(data_dir)
             writer = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             self._writer = writer
