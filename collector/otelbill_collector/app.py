@@ -156,10 +156,18 @@ class Sidecar:
             except LedgerUnavailable as error:
                 problems.append(str(error))
         if problems:
-            for item in self._sockets:
-                item.close()
+            self._close_sockets()
             raise CannotStart(problems)
-        self._wire()
+        try:
+            self._wire()
+        except BaseException:
+            self._close_sockets()
+            self._store.close()
+            raise
+
+    def _close_sockets(self) -> None:
+        for item in self._sockets:
+            item.close()
 
     def _wire(self) -> None:
         config = self._config
@@ -195,7 +203,20 @@ class Sidecar:
         return OtlpForwarder(settings, lambda result, spans: self._metrics.forwarded.labels(result).inc(spans))
 
     async def serve(self, on_ready: Callable[[], None] = lambda: None) -> None:
-        """Run until SIGTERM or SIGINT, then drain: everything received is committed before this returns."""
+        """Run until SIGTERM or SIGINT, then drain: everything received is committed before this returns.
+
+        However it ends, threads, ports and ledger are given back.
+        """
+        self._committer.start()
+        self._housekeeper.start()
+        if self._forwarder is not None:
+            self._forwarder.start()
+        try:
+            await self._listen(on_ready)
+        finally:
+            await asyncio.to_thread(self._shut_down)
+
+    async def _listen(self, on_ready: Callable[[], None]) -> None:
         config = self._config
         server = build_server(
             OtlpGrpc(self._submit, self._admission, self._metrics.count_request),
@@ -208,23 +229,22 @@ class Sidecar:
             loop.add_signal_handler(number, stop.set)
         http = _Server(OtlpHttp(self._submit, self._admission, self._metrics.count_request))
         api = _Server(build_api(self._build_handlers()))
-        self._committer.start()
-        self._housekeeper.start()
-        if self._forwarder is not None:
-            self._forwarder.start()
         await server.start()
         tasks = [asyncio.create_task(item.serve(sockets=[bound])) for item, bound in zip((http, api), self._sockets,
                                                                                          strict=True)]  # fmt: skip
-        while not (http.started and api.started):
-            await asyncio.sleep(0.01)
-        self._announce()
-        on_ready()
-        await stop.wait()
-        self._ready.clear()
-        http.should_exit = api.should_exit = True
-        await server.stop(_GRPC_STOP_SECONDS)
-        await asyncio.gather(*tasks)
-        await asyncio.to_thread(self._shut_down)
+        try:
+            while not (http.started and api.started) and not any(task.done() for task in tasks):
+                await asyncio.sleep(0.01)
+            if any(task.done() for task in tasks):
+                raise CannotStart(["a listener ended while it started; the log says why"])
+            self._announce()
+            on_ready()
+            await stop.wait()
+        finally:
+            self._ready.clear()
+            http.should_exit = api.should_exit = True
+            await server.stop(_GRPC_STOP_SECONDS)
+            await asyncio.gather(*tasks)
 
     def _announce(self) -> None:
         """Tell the command line where the API of this ledger's sidecar is."""
@@ -233,6 +253,7 @@ class Sidecar:
         self._ready.set()
 
     def _shut_down(self) -> None:
+        self._close_sockets()
         self._committer.stop()
         self._housekeeper.stop()
         self._housekeeper.run_once()

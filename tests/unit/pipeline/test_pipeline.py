@@ -182,3 +182,13 @@ def test_a_parent_id_that_is_none_is_a_dead_letter(books: TestBooks, parent: byt
     (letter,) = books.store.read(list_dead_letters)
     assert letter.code == "invalid_parent_span_id"
     assert len(letter.body) < 2_000
+
+
+@pytest.mark.parametrize("meter", ["audio_output_tokens", "requests", "input_tokens"])
+def test_a_fraction_of_a_token_beside_a_call_is_a_dead_letter(books: TestBooks, meter: str) -> None:
+    """Standard units are whole numbers in the ledger: 1.5 must not be rated as 1.5 and kept as 1."""
+    odd = chat("a", attributes={"otelbill.meter": meter, "otelbill.quantity": "1.5"})
+    receipt = books.post(odd, chat("b"))
+    assert (receipt.accepted, receipt.dead_lettered) == (1, 1)
+    (letter,) = books.store.read(list_dead_letters)
+    assert (letter.code, letter.field) == ("reserved_meter", "otelbill.meter")
