@@ -55,7 +55,7 @@ async def plan(question: str) -> str:
 
 @otelbill.metered(step="search")
 async def search(query: str) -> str:
-    """Not an LLM call, billed all the same: a unit of your own, with a price in the rate card."""
+    """An embedding, and usage that no provider knows of: a unit of your own, with a price in the rate card."""
     await client.embeddings.create(model="text-embedding-3-small", input=query)
     otelbill.record_usage("vector_queries", 3, unit="query")
     return f"Three documents about {query!r}: one says yes, one says no, one is undecided. " * 4

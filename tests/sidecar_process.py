@@ -100,6 +100,10 @@ class Sidecar:
         assert self._process is not None, "not started"
         return self._process.pid
 
+    @property
+    def _place(self) -> list[str]:
+        return ["--config", str(self.config), "--data-dir", str(self.data_dir)]
+
     def write_config(self, settings: Mapping[str, Json]) -> None:
         """Replace the configuration file; in force from the next start on."""
         self.settings = dict(settings)
@@ -109,8 +113,7 @@ class Sidecar:
         """Start the process without waiting for it."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "otelbill_collector.cli", "collector"]
-                + ["--config", str(self.config), "--data-dir", str(self.data_dir)],
+                [sys.executable, "-m", "otelbill_collector.cli", "collector", *self._place],
                 env=_environment(),
                 cwd=REPOSITORY,
                 stdout=log,
@@ -197,7 +200,7 @@ class Sidecar:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run an `otelbill` command on this ledger and configuration."""
-        return run_command(*arguments, "--config", str(self.config), "--data-dir", str(self.data_dir))
+        return run_command(*arguments, *self._place)
 
     def list_json(self, *arguments: str) -> list[Json]:
         """Run a command with --json and return its values: one per line, or one document."""

@@ -70,8 +70,10 @@ class Deployment:
 
     def stop(self) -> None:
         """End both, the Collector first, as an operator would."""
-        self.collector.stop()
-        self.sidecar.program.stop()
+        try:
+            self.collector.stop()
+        finally:
+            self.sidecar.program.stop()
 
 
 def build_deployment(otelcol: Path, folder: Path, *, backend: str, rated: bool) -> Deployment:
@@ -110,7 +112,7 @@ def _build_sidecar(folder: Path, settings: dict[str, Any], api: int) -> Sidecar:
     config.write_text(yaml.safe_dump(settings))
     data_dir = folder / "ledger"
     data_dir.mkdir()
-    arguments = [
+    arguments: list[str | Path] = [
         sys.executable,
         "-m",
         "otelbill_collector.cli",

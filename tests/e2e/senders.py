@@ -52,7 +52,7 @@ def send_conversation(endpoint: str, customer: str) -> str:
 
 def _send_gen_ai_call(provider: TracerProvider, frame: dict[str, str]) -> None:
     """As the GenAI semantic conventions name it, with content capture on."""
-    attributes = {
+    attributes: dict[str, str | int] = {
         **frame,
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "openai",
@@ -80,7 +80,7 @@ def _send_gen_ai_call(provider: TracerProvider, frame: dict[str, str]) -> None:
 def _send_openinference_call(provider: TracerProvider, frame: dict[str, str]) -> None:
     """As OpenInference's instrumentation of the OpenAI client writes it."""
     answer = {"id": f"chatcmpl-{secrets.token_hex(12)}", "choices": [{"message": {"content": CANARY}}]}
-    attributes = {
+    attributes: dict[str, str | int] = {
         **frame,
         "openinference.span.kind": "LLM",
         "llm.provider": "openai",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -74,7 +75,7 @@ def test_phoenix_shows_the_cost(deploy: Deploy, phoenix: Phoenix, chromium: Path
     picture = tmp_path / "phoenix.png"
     text = _read_phoenix_page(phoenix.find_page(trace_id, OPENINFERENCE_SPAN), chromium, picture)
     shown = [line.strip() for line in text.splitlines() if line.strip()]
-    values = dict(zip(shown, shown[1:], strict=False))
+    values = dict(itertools.pairwise(shown))
     assert values["otelbill.cost"] == COST_OF_CALL
     assert values["otelbill.charge"] == CHARGE_OF_CALL
     assert values["llm.cost.total"] == COST_OF_CALL

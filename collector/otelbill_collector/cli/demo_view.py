@@ -27,7 +27,7 @@ from otelbill_collector.testing.demo.findings import (
     StripeLane,
 )
 
-_PLAIN_WIDTH = 108
+_PLAIN_WIDTH = 112
 _UNIT_NAMES = {
     "input_tokens": "in",
     "cache_read_tokens": "cached",

@@ -107,6 +107,7 @@ class Dialect:
     stream_usage_in_log_span: bool = False
     own_response_ids: re.Pattern[str] | None = None
     mirror_prefix: str | None = None
+    model_vendors: Mapping[str, str] = field(default_factory=dict)
     usage_objects: tuple[UsageObject, ...] = ()
     faults: tuple[Fault, ...] = ()
 

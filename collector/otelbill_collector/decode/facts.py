@@ -35,6 +35,7 @@ def read_facts(span: SpanView, plan: Plan) -> Facts:
     texts = plan.texts
     request_model = _find_name(span, texts.get("request_model", ()))
     model = _find_name(span, texts.get("response_model", ())) or request_model or _find_asked_model(span)
+    model, request_model = _restore_vendor(model, plan), _restore_vendor(request_model, plan)
     host = _find_text(span, texts.get("server", ()))
     operation, given = _find_operation(span, plan)
     return Facts(
@@ -77,6 +78,13 @@ def _find_name(span: SpanView, keys: tuple[str, ...]) -> str | None:
         if name:
             return name
     return None
+
+
+def _restore_vendor(model: str | None, plan: Plan) -> str | None:
+    for start, vendor in plan.dialect.model_vendors.items():
+        if model and model.startswith(start):
+            return f"{vendor}.{model}"
+    return model
 
 
 def _find_asked_model(span: SpanView) -> str | None:

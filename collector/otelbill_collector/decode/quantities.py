@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal, InvalidOperation
+from operator import attrgetter
 
 from otelbill_collector.decode.privacy import clip_value
 from otelbill_collector.domain.usage import (
@@ -57,7 +58,7 @@ class Counts:
 
     def count_known(self) -> int:
         """How many facts are known: the measure of detail between two layers."""
-        return sum(getattr(self, name) is not None for name in _FACTS) + len(self.units)
+        return len(_FACTS) - _read_facts(self).count(None) + len(self.units)
 
     def has_usage(self) -> bool:
         """True when the emitter reported at least one main count above zero, or another unit."""
@@ -65,6 +66,7 @@ class Counts:
 
 
 _FACTS = tuple(f.name for f in fields(Counts) if f.default is None)
+_read_facts = attrgetter(*_FACTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ class Split:
 
 def parse_count(value: object, name: str) -> int | Problem | None:
     """A token count: int, whole double, decimal string. None when absent or NaN; Problem when it is no count."""
+    if type(value) is int and 0 <= value <= QUANTITY_MAX:  # nearly every count
+        return value
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     count: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -55,6 +56,9 @@ class Books:
 
     def __init__(self, store: SqliteStore, *, claim_keys: KeysOf, decide: Decide, rate: Rate) -> None:
         self.store = store
+        # Writer, jobs and API book from their own threads. What is in memory belongs to the transaction: until it is
+        # settled or forgotten, after the store's lock is free again, nobody else may see it.
+        self._turn = threading.RLock()
         self._index = GroupIndex(lambda candidate: collect_keys(candidate, claim_keys))
         self._instructions = {item.event_id: item for item in store.transact(list_instructions)}
         self._resolutions = {item.event_id: item for item in store.transact(list_resolutions)}
@@ -90,7 +94,7 @@ class Books:
             save_instruction(connection, instruction)
             return self._rebook(connection, record, instruction.given_nanos)
 
-        with _provisionally(self._instructions, record.event_id, instruction):
+        with self._turn, _provisionally(self._instructions, record.event_id, instruction):
             return self._transact(work)
 
     def resolve_usage(self, given: Resolution) -> Booking:
@@ -113,7 +117,7 @@ class Books:
             save_resolution(connection, resolution)
             return self._rebook(connection, record, resolution.given_nanos)
 
-        with _provisionally(self._resolutions, record.event_id, resolution):
+        with self._turn, _provisionally(self._resolutions, record.event_id, resolution):
             return self._transact(work)
 
     def _require_record(self, identifier: str) -> UsageRecord:
@@ -130,14 +134,15 @@ class Books:
         return book_members(connection, self._index, members, self._rules, now_nanos)
 
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            result = self.store.transact(work)
-        except BaseException:
-            # Memory may hold members that were never committed; the database alone says what is booked.
-            self._index.forget()
-            raise
-        self._index.settle()
-        return result
+        with self._turn:
+            try:
+                result = self.store.transact(work)
+            except BaseException:
+                # Memory may hold members that were never committed; the database alone says what is booked.
+                self._index.forget()
+                raise
+            self._index.settle()
+            return result
 
 
 @contextmanager

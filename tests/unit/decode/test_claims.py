@@ -332,3 +332,17 @@ def test_a_gateway_in_the_same_trace_is_one_call() -> None:
     decisions = decide(client, proxy, raw)
     assert count_billed(decisions) == 12
     assert count_billed(decisions, "requests") == 1
+
+
+def test_a_stream_without_usage_is_found_by_its_framework() -> None:
+    """Where frameworks break traces and only they see a stream's usage, the client's silent span is not held too."""
+    attributes: dict[str, Any] = {"openinference.span.kind": "LLM", "llm.model_name": "gpt-4o-mini"}
+    usage: dict[str, Any] = {"llm.token_count.prompt": 12, "llm.token_count.completion": 5}
+    outer = select(attributes | usage, trace="a", scope_name="@arizeai/openinference-instrumentation-langchain", end=1)
+    inner = select(
+        attributes, trace="b", scope_name="@arizeai/openinference-instrumentation-openai", start=0.1, end=0.9
+    )
+    assert share_key(outer, inner)
+    decisions = decide(outer, inner)
+    assert [d.billable for d in decisions] == [True, False]
+    assert decide(inner)[0].billable

@@ -287,3 +287,9 @@ def test_values_are_asked_for_by_name_only() -> None:
     """Selection never decodes all attributes: the kit's attributes raise when somebody does."""
     attributes = list_chat_attributes() | {f"gen_ai.prompt.{n}.content": "x" for n in range(50)}
     assert select(attributes).billable
+
+
+def test_cut_vendors_are_put_back() -> None:
+    """An emitter that cuts the vendor off Bedrock model names would leave them without a price."""
+    call = make_call(scope_name="opentelemetry.instrumentation.bedrock", gen_ai__response__model="nova-micro-v1:0")
+    assert call.model == "amazon.nova-micro-v1:0"
