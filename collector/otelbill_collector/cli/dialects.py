@@ -36,7 +36,7 @@ def show_dialects(as_json: bool) -> None:
         ]
         for row in rows
     )
-    print_table(f"{len(rows)} dialects", ("dialect", "seen", "scopes", "known faults"), cells, right=())
+    print_table(f"{len(rows)} dialects", ("dialect", "seen", "scopes", "known faults"), cells)
 
 
 @click.command("doctor")
