@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from otelbill_collector.cli.options import json_option, print_json, print_json_lines, print_table
+from otelbill_collector.cli.options import json_option, print_json, print_json_lines
+from otelbill_collector.cli.tables import print_table
 
 
 @click.command("dialects")
