@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from otelbill_collector.cli import collect, demo, offline, operate, report, stripe
+from otelbill_collector.cli import collect, demo, integrity, offline, operate, report, stripe
 from otelbill_collector.config import ConfigError, render_problems
 
 _COMMANDS = (
@@ -24,6 +24,10 @@ _COMMANDS = (
     operate.dead_letters,
     operate.reconcile,
     stripe.stripe,
+    integrity.verify,
+    integrity.replay,
+    integrity.backup,
+    integrity.restore,
 )
 
 
