@@ -193,10 +193,18 @@ class Sidecar:
         found = [match for match in map(_METRIC.match, lines) if match and match["name"] == name]
         return {match["labels"] or "": float(match["value"]) for match in found}
 
-    def count_spans(self) -> dict[str, int]:
-        """What became of the spans since this process started: result -> count."""
-        samples = self.metrics("otelbill_spans_total")
-        return {labels.split('"')[1]: int(value) for labels, value in samples.items()}
+    def count_spans(self, total: int = 0) -> dict[str, int]:
+        """What became of the spans since this process started: result -> count, once they add up to `total`.
+
+        Senders are answered first and metrics are counted right after, so a test must wait for them.
+        """
+
+        def count() -> dict[str, int] | None:
+            samples = self.metrics("otelbill_spans_total")
+            counts = {labels.split('"')[1]: int(value) for labels, value in samples.items()}
+            return counts if sum(counts.values()) >= total else None
+
+        return dict(await_value(count, f"{total} spans are counted"))
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run an `otelbill` command on this ledger and configuration."""

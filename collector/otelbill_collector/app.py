@@ -20,6 +20,7 @@ from typing import Any
 import grpc
 import uvicorn
 
+from otelbill_collector.audit import build_metering, find_damage
 from otelbill_collector.config import Address, Config
 from otelbill_collector.decode.select import select_span
 from otelbill_collector.domain.instants import NANOS
@@ -109,13 +110,8 @@ def build_desk(config: Config, store: SqliteStore) -> StripeDesk | None:
         customers={name: item.stripe for name, item in config.customers.items() if item.stripe is not None},
         rate_per_second=stripe.rate_per_second,
     )
-    money = settings.mode is MeteringMode.MONEY
-    metering = Metering(
-        settings.window_nanos,
-        settings.event_name if money else None,
-        {} if money else stripe.meters,
-        stripe.since_nanos,
-    )
+    metering = build_metering(config)
+    assert metering is not None
     account = open_account(settings)
     pacers = [
         Pacer(settings.rate, read_nanos=time.monotonic_ns, pause=lambda nanos: time.sleep(nanos / NANOS))
@@ -155,6 +151,8 @@ class Sidecar:
                 self._store = SqliteStore(config.data_dir)
             except LedgerUnavailable as error:
                 problems.append(str(error))
+            else:
+                problems.extend(find_damage(self._store))
         if problems:
             self._close_sockets()
             raise CannotStart(problems)

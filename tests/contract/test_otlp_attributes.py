@@ -47,9 +47,7 @@ def test_a_broken_count_is_a_dead_letter_and_its_batch_goes_on(shared_sidecar: S
         attributes = {field.replace(".", "__"): value}
     good = [make_chat(f"{seed} {place}", customer) for place in ("before", "after")]
     spans = [good[0], make_chat(seed, customer, **attributes), good[1]]
-    before = shared_sidecar.count_spans()
     assert shared_sidecar.export(encode(*spans)).status_code == 200
-    after = shared_sidecar.count_spans()
     assert shared_sidecar.usage("customer", customer=customer)[0]["events"] == 2
     assert shared_sidecar.quantities(customer) == {"input_tokens": 200, "output_tokens": 40, "requests": 2}
     letter = _find_letter(shared_sidecar, seed)
@@ -58,7 +56,6 @@ def test_a_broken_count_is_a_dead_letter_and_its_batch_goes_on(shared_sidecar: S
     assert letter["code"]
     assert letter["hint"]
     assert letter["value"], "the letter must show the value that was refused"
-    assert (after["accepted"] - before["accepted"], after["dead_lettered"] - before["dead_lettered"]) == (2, 1)
 
 
 @pytest.mark.parametrize("case", _WITHHELD)

@@ -350,4 +350,4 @@ def test_overload_is_answered_with_a_time_to_come_back(new_sidecar: Callable[...
     for index in refused:
         await_value(lambda index=index: sidecar.export(bodies[index]).status_code == 200, "a retry is taken")
     assert sidecar.usage()[0]["events"] == 800
-    assert sidecar.count_spans()["accepted"] == 800
+    assert sidecar.count_spans(800)["accepted"] == 800

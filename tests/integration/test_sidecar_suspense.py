@@ -111,7 +111,7 @@ def test_usage_without_a_price_is_unpriced_and_shown(new_sidecar: Callable[..., 
     assert Decimal(rows["globex"]["charge"]) > 0
     held = sidecar.list_json("held")
     assert [(row["customer_id"], row["rating"], row["charge"]) for row in held] == [("acme", "unpriced", None)]
-    assert sidecar.metrics("otelbill_events")['state="unpriced"'] == 1
+    await_value(lambda: sidecar.metrics("otelbill_events")['state="unpriced"'] == 1, "it shows in the metrics")
 
 
 def test_a_stream_without_usage_is_held_not_free(new_sidecar: Callable[..., Sidecar]) -> None:

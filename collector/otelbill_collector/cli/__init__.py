@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from otelbill_collector.cli import collect, demo, dialects, offline, operate, report, stripe
+from otelbill_collector.cli import collect, demo, dialects, integrity, offline, operate, report, stripe
 from otelbill_collector.config import ConfigError, render_problems
 
 _COMMANDS = (
@@ -26,6 +26,10 @@ _COMMANDS = (
     operate.dead_letters,
     operate.reconcile,
     stripe.stripe,
+    integrity.verify,
+    integrity.replay,
+    integrity.backup,
+    integrity.restore,
 )
 
 

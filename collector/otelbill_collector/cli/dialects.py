@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from otelbill_collector.cli.options import json_option, print_json, print_json_lines, print_table
+from otelbill_collector.cli.options import json_option, print_json, print_json_lines
+from otelbill_collector.cli.tables import print_table
 
 
 @click.command("dialects")
@@ -35,7 +36,7 @@ def show_dialects(as_json: bool) -> None:
         ]
         for row in rows
     )
-    print_table(f"{len(rows)} dialects", ("dialect", "seen", "scopes", "known faults"), cells, right=())
+    print_table(f"{len(rows)} dialects", ("dialect", "seen", "scopes", "known faults"), cells)
 
 
 @click.command("doctor")

@@ -17,7 +17,7 @@ from otelbill_collector.cli.options import (
     require_config,
 )
 from otelbill_collector.cli.remote import operate_ledger
-from otelbill_collector.cli.tables import print_table, shorten_instant
+from otelbill_collector.cli.tables import print_table, shorten_instant, sign_amount
 from otelbill_collector.ledger.deadletters import list_dead_letters
 from otelbill_collector.operations import render_letter
 
@@ -102,8 +102,9 @@ def resolve(
 def _print_booked(answer: dict[str, Any]) -> None:
     """Any: records as JSON values."""
     columns = ("kind", "revision", "record_id", "customer", "charge", "note")
-    names = ("kind", "revision", "record_id", "customer_id", "charge", "note")
-    print_table("booked", columns, ([row[name] for name in names] for row in answer["booked"]), right=("charge",))
+    names = ("kind", "revision", "record_id", "customer_id")
+    rows = ([*(row[name] for name in names), sign_amount(row, "charge"), row["note"]] for row in answer["booked"])
+    print_table("booked", columns, rows, right=("charge",))
 
 
 @click.group("dead-letters")

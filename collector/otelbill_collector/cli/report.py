@@ -17,7 +17,7 @@ from otelbill_collector.cli.options import (
     read_ledger,
     require_config,
 )
-from otelbill_collector.cli.tables import describe_quantities, print_table, shorten_instant
+from otelbill_collector.cli.tables import describe_quantities, print_table, shorten_instant, sign_amount
 from otelbill_collector.domain.instants import parse_instant
 from otelbill_collector.explanation import NothingFound, explain_identifier, render_record
 from otelbill_collector.ledger.lineage import list_suspense, list_unsettled
@@ -147,7 +147,7 @@ def _list_record(row: Mapping[str, Any]) -> list[object]:
     """Any: a record as JSON values."""
     names = ("kind", "revision", "record_id", "span_id", "customer_id", "step", "model")
     quantities = describe_quantities(row["quantities"]) or None
-    amounts = (row["reason"], row["rating"], row["cost"], row["charge"], row["note"] or None)
+    amounts = (row["reason"], row["rating"], sign_amount(row, "cost"), sign_amount(row, "charge"), row["note"] or None)
     return [*(row[name] for name in names), quantities, *amounts]
 
 

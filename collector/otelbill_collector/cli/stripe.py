@@ -17,6 +17,14 @@ from otelbill_collector.cli.remote import operate_ledger
 from otelbill_collector.cli.tables import print_table
 from otelbill_collector.operations import render_status
 
+# What starts a stopped scope again, by the code of the stop; the message of any other says it itself.
+_REMEDIES = {
+    "unknown_customer": "create the customer at Stripe or correct customers.*.stripe, then restart the collector",
+    "no_stripe_customer": "restart the collector after that",
+    "no_meter": "run `otelbill stripe apply`; sending starts again within a minute",
+    "credentials": "put a valid key into stripe.api_key, then restart the collector",
+}
+
 
 @click.group("stripe")
 def stripe() -> None:
@@ -126,4 +134,5 @@ def show_status(config_path: Path | None, data_dir: Path | None, as_json: bool) 
         rows = ([lane["customer_id"], *(lane[name] for name in columns[1:])] for lane in lanes)
         print_table(f"lanes of {meter}, in its units (in mode money: millionths)", columns, rows, right=columns[1:])
     for stop in found["stops"]:
-        click.echo(f"stopped: {stop['scope']} {stop['name']}: {stop['code']}: {stop['message']}")
+        remedy = _REMEDIES.get(stop["code"])
+        click.echo(f"stopped: {stop['code']}: {stop['message']}" + (f"\n    -> {remedy}" if remedy else ""))

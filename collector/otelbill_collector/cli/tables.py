@@ -64,6 +64,12 @@ def describe_quantities(quantities: Json) -> str:
     return ", ".join(parts) or ", ".join(f"{value} {name}" for name, value in quantities.items())
 
 
+def sign_amount(row: Json, name: str) -> str | None:
+    """An amount of a record; a reversal takes it back."""
+    amount: str | None = row[name]
+    return f"-{amount}" if amount is not None and row["kind"] == "reversal" else amount
+
+
 def is_own_unit(name: str) -> bool:
     """Whether a unit is neither tokens nor requests."""
     return name != "requests" and not name.endswith("_tokens")

@@ -30,6 +30,7 @@ _log = logging.getLogger("otelbill.forward")
 
 _BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0)
 _TIMEOUT_SECONDS = 10.0
+_TRACES_PATH = "/v1/traces"
 _RETRYABLE = frozenset({408, 429, 502, 503, 504})
 
 SpanKey = tuple[bytes, bytes]  # trace id, span id
@@ -126,9 +127,14 @@ class OtlpForwarder:
     def _post(self, client: httpx.Client, body: bytes) -> int | None:
         try:
             headers = {"content-type": "application/x-protobuf"}
-            return client.post(self._settings.endpoint, content=body, headers=headers).status_code
+            return client.post(find_traces_url(self._settings.endpoint), content=body, headers=headers).status_code
         except httpx.HTTPError:
             return None
+
+
+def find_traces_url(endpoint: str) -> str:
+    """Where OTLP/HTTP takes traces under a base URL; one that names the place already stays as it is."""
+    return endpoint if endpoint.endswith(_TRACES_PATH) else f"{endpoint.rstrip('/')}{_TRACES_PATH}"
 
 
 def annotate_request(
@@ -136,12 +142,14 @@ def annotate_request(
 ) -> tuple[ExportTraceServiceRequest, int]:
     """(the request with allow-listed attributes only and amounts on booked spans, number of spans)."""
     request = ExportTraceServiceRequest.FromString(body)
+    request.DiscardUnknownFields()  # what no list knows may hold anything
     count = 0
     for resource_spans in request.resource_spans:
         _keep(resource_spans.resource.attributes, filter_resource)
         resource_spans.schema_url = ""
         for scope_spans in resource_spans.scope_spans:
             del scope_spans.scope.attributes[:]
+            scope_spans.scope.name = filter_text(scope_spans.scope.name, 128) or ""
             for span in scope_spans.spans:
                 count += 1
                 _redact(span)

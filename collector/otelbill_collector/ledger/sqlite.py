@@ -50,7 +50,7 @@ class SqliteStore:
     def _open_writer(self, data_dir: Path) -> None:
         try:
             data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # who pays how much is nobody else's business
-            self._lock_file = _lock_folder(data_dir)
+            self._lock_file = lock_folder(data_dir)
             writer = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             self._writer = writer
             writer.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
@@ -139,7 +139,7 @@ class SqliteStore:
             self._lock_file = None
 
 
-def _lock_folder(data_dir: Path) -> int:
+def lock_folder(data_dir: Path) -> int:
     """Hold the folder for this process; the kernel releases it however the process ends."""
     descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:

@@ -82,7 +82,6 @@ def _render_totals(totals: Mapping[tuple[str | None, str], _Total]) -> str:
     rows = []
     for (customer, currency), total in sorted(totals.items(), key=lambda item: (item[0][0] or "", item[0][1])):
         name = html.escape(customer) if customer else "<i>nobody (suspense)</i>"
-
         margin = None if currency != "USD" else _subtract(total.charge, total.cost)
         waits = ", ".join(
             f"{count} {word}" for count, word in ((total.unpriced, "unpriced"), (total.held, "held")) if count
