@@ -22,6 +22,7 @@ from otelbill_collector.config import Config
 from otelbill_collector.decode.select import select_span
 from otelbill_collector.domain.instants import NANOS
 from otelbill_collector.domain.rating import Rater
+from otelbill_collector.domain.records import Receipt
 from otelbill_collector.explanation import NothingFound, explain_identifier, render_record
 from otelbill_collector.export.metrics import Levels, SidecarMetrics
 from otelbill_collector.export.otlp import ForwardSettings, OtlpForwarder
@@ -144,6 +145,8 @@ class Sidecar:
                 problems.append(str(error))
             else:
                 problems.extend(find_damage(self._store))
+                if problems:
+                    self._store.close()
         if problems:
             self._close_sockets()
             raise CannotStart(problems)
@@ -269,7 +272,9 @@ class Sidecar:
         if carried.posted is not None:
             self._metrics.count_records(carried.posted.booking.records)
         if self._forwarder is not None:
-            for request, members in zip(requests, carried.members, strict=True):
+            for request, answer, members in zip(requests, carried.answers, carried.members, strict=True):
+                if not isinstance(answer, Receipt):
+                    continue  # not taken: its sender will send it in another form, or never
                 booked = {
                     (member.candidate.trace_id, member.candidate.span_id): member.booked
                     for member in members

@@ -69,3 +69,12 @@ def test_a_port_that_is_taken_after_the_check_ends_the_start(config: Config, mon
             asyncio.run(asyncio.wait_for(sidecar.serve(), 30))
     assert _list_threads() == []
     asyncio.run(asyncio.wait_for(_serve_once(Sidecar(config)), 30))
+
+
+def test_a_damaged_ledger_is_given_back(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever repairs it must not have to end this process first."""
+    with monkeypatch.context() as patch:
+        patch.setattr("otelbill_collector.app.find_damage", lambda _: ["segment 3 is damaged"])
+        with pytest.raises(CannotStart, match="damaged"):
+            Sidecar(config)
+    SqliteStore(config.data_dir).close()

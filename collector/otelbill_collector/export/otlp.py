@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import httpx
 import orjson
+from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -75,7 +76,13 @@ class OtlpForwarder:
 
     def offer(self, body: bytes, booked: Mapping[SpanKey, UsageRecord]) -> None:
         """Queue one request's spans in their allow-listed form, those that are booked with their amounts."""
-        request, spans = annotate_request(body, booked, self._settings.cost_names)
+        try:
+            request, spans = annotate_request(body, booked, self._settings.cost_names)
+        except DecodeError:
+            # The ledger decodes only what it asks for; the official schema wants every attribute whole.
+            self._count("rejected", 1)
+            _log.warning("a request with a broken attribute cannot be forwarded; its usage is booked")
+            return
         with self._changed:
             if self._waiting_spans and self._waiting_spans + spans > self._settings.queue_spans_max:
                 self._count("overflow", spans)
@@ -161,6 +168,7 @@ def _redact(span: Span) -> None:
     del span.events[:]
     for link in span.links:
         del link.attributes[:]
+        link.trace_state = ""
     span.status.message = ""
     span.trace_state = ""
     span.name = filter_text(span.name, 128) or "span"
