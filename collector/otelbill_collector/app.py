@@ -40,7 +40,6 @@ from otelbill_collector.jobs import Housekeeper, Job
 from otelbill_collector.ledger.books import Books, UnknownEvent
 from otelbill_collector.ledger.deadletters import count_dead_letters, list_dead_letters
 from otelbill_collector.ledger.lineage import list_unsettled
-from otelbill_collector.ledger.meters import Metering
 from otelbill_collector.ledger.outbox_views import count_states, find_oldest_waiting
 from otelbill_collector.ledger.resolutions import InvalidResolution, NotHeld
 from otelbill_collector.ledger.rollups import count_events, load_usage
