@@ -10,7 +10,8 @@ import math
 import random
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -188,7 +189,9 @@ def check_request(body: bytes) -> int:
         views = decode_request(body)
     except MalformedRequest:
         return 0
-    by_id = {(view.trace_id, view.span_id): view for view in reversed(views)}
+    by_id: dict[tuple[bytes, bytes], list[SpanView]] = defaultdict(list)  # broken senders give two spans one id
+    for view in views:
+        by_id[view.trace_id, view.span_id].append(view)
     found = [candidate for view in views if (candidate := select_span(view)) is not None]
     usable = [candidate for candidate in found if candidate.problem is None]
     for candidate in found:
@@ -205,7 +208,7 @@ def check_request(body: bytes) -> int:
 
 
 def _check_group(
-    group: Sequence[Candidate], decisions: Sequence[Decision], views: dict[tuple[bytes, bytes], SpanView]
+    group: Sequence[Candidate], decisions: Sequence[Decision], views: Mapping[tuple[bytes, bytes], list[SpanView]]
 ) -> None:
     numbers: set[Decimal] | None = None
     for candidate, decision in zip(group, decisions, strict=True):
@@ -220,8 +223,8 @@ def _check_group(
                 assert amount <= len(group), (amount, group)
                 continue
             if numbers is None:
-                numbers = read_numbers(views[item.trace_id, item.span_id] for item in group)
-            attributes = len(views[candidate.trace_id, candidate.span_id].attributes)
+                numbers = read_numbers(view for item in group for view in views[item.trace_id, item.span_id])
+            attributes = max(len(view.attributes) for view in views[candidate.trace_id, candidate.span_id])
             if unit == "images" and amount <= attributes:
                 continue  # counted from attribute names
             assert _stands(amount, numbers, decision.usage_source), (unit, amount, candidate, sorted(numbers)[:50])

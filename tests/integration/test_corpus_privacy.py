@@ -143,7 +143,10 @@ def test_no_prompt_leaves_the_sidecar(
 def _settings(stripe: WatchedStripe, sink: Sink) -> dict[str, Any]:
     return {
         "claims": {"grace_seconds": 1},
-        "forward": {"endpoint": sink.base_url, "cost_names": ["otelbill", "gen_ai", "openinference", "langfuse"]},
+        "forward": {
+            "endpoint": f"{sink.base_url}/v1/traces",
+            "cost_names": ["otelbill", "gen_ai", "openinference", "langfuse"],
+        },
         "customers": {CUSTOMER: {"stripe": "cus_acme"}},
         "stripe": {"api_key": "sk_test_1234567890", "api_base": stripe.base_url, "rate_per_second": 500},
     }

@@ -21,6 +21,7 @@ ALLOWED = {
     "config": {"domain", "decode", "config"},  # decode: names of dialects are checked
     "pipeline": {"domain", "decode", "ledger"},
     "ingest": {"domain", "pipeline"},
+    "listeners": {"config"},
     "rules": {"domain", "decode"},
     "jobs": set(),
     "explanation": {"domain", "ledger"},

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from otelbill_collector.app import ADDRESS_FILE, CannotStart, Sidecar
+from otelbill_collector.app import ADDRESS_FILE, Sidecar
 from otelbill_collector.config import Address, Config, Listen
 from otelbill_collector.export.stripe.client import StripePackageMissing
 from otelbill_collector.ledger.sqlite import SqliteStore
+from otelbill_collector.listeners import CannotStart
 from tests.sidecar_process import find_free_port
 
 
@@ -63,7 +64,7 @@ def test_a_port_that_is_taken_after_the_check_ends_the_start(config: Config, mon
     """gRPC binds by itself, later than the other two."""
     sidecar = Sidecar(config)
     with monkeypatch.context() as patch:
-        patch.setattr("otelbill_collector.app._bind_grpc", lambda *_: _raise(CannotStart(["taken"])))
+        patch.setattr("otelbill_collector.app.bind_grpc", lambda *_: _raise(CannotStart(["taken"])))
         with pytest.raises(CannotStart):
             asyncio.run(asyncio.wait_for(sidecar.serve(), 30))
     assert _list_threads() == []

@@ -25,7 +25,8 @@ def run_collector(config_path: Path | None, data_dir: Path | None, log_level: st
       otelbill collector
       otelbill collector --config otelbill.yaml --data-dir /var/lib/otelbill
     """
-    from otelbill_collector.app import CannotStart, Sidecar
+    from otelbill_collector.app import Sidecar
+    from otelbill_collector.listeners import CannotStart
 
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for name in ("httpx", "uvicorn", "stripe"):

@@ -47,7 +47,7 @@ def rate_files(files: tuple[Path, ...], config_path: Path | None, data_dir: Path
         return
     columns = ("ended", "customer", "step", "model", "quantities", "reason", "rating", "cost", "charge")
     right = ("ended", "cost", "charge")
-    print_table(f"candidate spans: {len(rows)}", columns, (_list_cells(row) for row in rows), right=right)
+    print_table("candidate spans", columns, (_list_cells(row) for row in rows), right=right)
 
 
 def _list_cells(row: Mapping[str, Any]) -> list[object]:

@@ -91,12 +91,10 @@ def _fit_columns(
     spare = width - _GAP * len(columns) - sum(least for _, _, least in columns)
     if spare < 0:
         return None
-    widths = []
-    for name, values, least in columns:
-        more = min(spare, max(len(name), *map(len, values)) - least)
-        widths.append(least + more)
-        spare -= more
-    return widths
+    needs = [max(len(name), *map(len, values)) - least for name, values, least in columns]
+    # Each gets its share of what is spare, so that a long text does not starve another.
+    shares = [min(need, spare * need // max(1, sum(needs))) for need in needs]
+    return [least + share for (_, _, least), share in zip(columns, shares, strict=True)]
 
 
 def _draw_table(

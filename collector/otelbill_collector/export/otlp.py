@@ -31,7 +31,6 @@ _log = logging.getLogger("otelbill.forward")
 
 _BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0)
 _TIMEOUT_SECONDS = 10.0
-_TRACES_PATH = "/v1/traces"
 _RETRYABLE = frozenset({408, 429, 502, 503, 504})
 
 SpanKey = tuple[bytes, bytes]  # trace id, span id
@@ -134,14 +133,9 @@ class OtlpForwarder:
     def _post(self, client: httpx.Client, body: bytes) -> int | None:
         try:
             headers = {"content-type": "application/x-protobuf"}
-            return client.post(find_traces_url(self._settings.endpoint), content=body, headers=headers).status_code
+            return client.post(self._settings.endpoint, content=body, headers=headers).status_code
         except httpx.HTTPError:
             return None
-
-
-def find_traces_url(endpoint: str) -> str:
-    """Where OTLP/HTTP takes traces under a base URL; one that names the place already stays as it is."""
-    return endpoint if endpoint.endswith(_TRACES_PATH) else f"{endpoint.rstrip('/')}{_TRACES_PATH}"
 
 
 def annotate_request(

@@ -1,23 +1,13 @@
-"""What is sent on holds nothing that no list knows, and goes where OTLP is taken."""
+"""What is sent on holds nothing that no list knows."""
 
 from __future__ import annotations
 
-import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from otelbill_collector.export.otlp import annotate_request, find_traces_url
+from otelbill_collector.export.otlp import annotate_request
 from tests.spans import build_message, chat
 
 SECRET = b"a prompt where no schema looks"
-
-
-@pytest.mark.parametrize(
-    "endpoint",
-    ["http://127.0.0.1:4318", "http://127.0.0.1:4318/", "http://127.0.0.1:4318/v1/traces"],
-)
-def test_a_base_url_leads_to_the_traces(endpoint: str) -> None:
-    """`forward.endpoint` is a base URL; one that names the path already is taken as it is."""
-    assert find_traces_url(endpoint) == "http://127.0.0.1:4318/v1/traces"
 
 
 def test_fields_of_a_later_protocol_are_not_sent_on() -> None:

@@ -79,7 +79,7 @@ def test_a_broken_count_is_a_dead_letter_and_its_batch_goes_on(
         ({"ended": 0}, "event_time_missing"),
         ({"ended": 600_000_000 * SECOND}, "event_time_too_old"),
         ({"ended": NOW + 301 * SECOND}, "event_time_in_future"),
-        ({"started": 2**64 - 1}, "start_time_invalid"),  # 64 bits without sign, which no column holds
+        ({"started": 2**64 - 1}, "start_time_out_of_range"),  # 64 bits without sign, which no column holds
     ],
 )
 def test_an_event_time_that_cannot_be_is_a_dead_letter(books: TestBooks, change: dict[str, int], code: str) -> None:
