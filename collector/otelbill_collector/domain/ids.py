@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 
-
 _LENGTHS = tuple(length.to_bytes(8, "big") for length in range(256))
 
 
