@@ -1,4 +1,4 @@
-"""When the sidecar may not start: it says everything that is wrong, each with its place and remedy, and touches nothing."""
+"""When the sidecar may not start: it says all that is wrong, each with place and remedy, and touches nothing."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ def test_overlapping_prices_are_a_flaw(tmp_path: Path) -> None:
     """Guarantee: two prices in force at once would make the bill depend on their order, so the file is refused."""
     config = tmp_path / "otelbill.yaml"
     config.write_text(
-        'rate_card:\n  prices:\n    - {unit: input_tokens, price: "1"}\n    - {unit: input_tokens, price: "2", from: 2026-01-01}\n'
+        'rate_card:\n  prices:\n    - {unit: input_tokens, price: "1"}\n'
+        '    - {unit: input_tokens, price: "2", from: 2026-01-01}\n'
     )
     done = run_command("check-config", "--config", str(config))
     assert done.returncode != 0
@@ -166,7 +167,7 @@ def test_a_killed_sidecar_leaves_no_lock_behind(new_sidecar: Callable[..., Sidec
 
 
 def test_sigterm_drains_and_ends_with_zero(new_sidecar: Callable[..., Sidecar]) -> None:
-    """Guarantee: what was acknowledged before SIGTERM or during it is in the ledger, the status is 0, and it is quick."""
+    """Guarantee: what was acknowledged before SIGTERM or during it is in the ledger; status 0, and quick."""
     sidecar = new_sidecar().start()
     bodies = [encode(*(make_chat(f"{batch}/{number}") for number in range(50))) for batch in range(200)]
     sender = Sender(sidecar.http_port).send_all(bodies, range(len(bodies)), threads=4)

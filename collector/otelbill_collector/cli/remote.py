@@ -51,5 +51,6 @@ def _post(url: str, arguments: dict[str, Any], config: Config) -> Any:
         raise click.ClickException(f"the sidecar at {url} does not answer: {error}") from error
     value = answer.json()
     if answer.status_code != 200:
-        raise click.ClickException(str(value.get("error", value)))
+        reason = value.get("error", value)
+        raise click.ClickException(f"{reason} (says the running collector at {httpx.URL(url).netloc.decode()})")
     return value

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
+
+_LENGTHS = tuple(length.to_bytes(8, "big") for length in range(256))
 
 
 def digest_parts(kind: str, *parts: bytes | str | int) -> bytes:
     """SHA-256 over a domain-separated, length-prefixed encoding, so that no two different tuples share an input."""
-    hasher = hashlib.sha256(f"otelbill.{kind}.v1".encode())
+    pieces = [_encode_kind(kind)]
     for part in parts:
         raw = part if isinstance(part, bytes) else str(part).encode()
-        hasher.update(len(raw).to_bytes(8, "big"))
-        hasher.update(raw)
-    return hasher.digest()
+        size = len(raw)
+        pieces += (_LENGTHS[size] if size < 256 else size.to_bytes(8, "big"), raw)
+    return hashlib.sha256(b"".join(pieces)).digest()
+
+
+@lru_cache(maxsize=64)
+def _encode_kind(kind: str) -> bytes:
+    return f"otelbill.{kind}.v1".encode()
 
 
 def derive_event_id(trace_id: bytes, span_id: bytes, explicit_id: str | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, fields
+from operator import attrgetter
 
 from otelbill_collector.domain.ids import derive_event_id, derive_record_id
 from otelbill_collector.domain.usage import Candidate, Decision, RatingState
@@ -58,13 +59,17 @@ class UsageRecord:
         return self.candidate.ended_nanos
 
 
+_FIELDS = tuple(spec.name for spec in fields(Candidate))
+_FORM = "\x1f".join(("%r",) * len(_FIELDS))
+_QUANTITIES = _FIELDS.index("quantities")
+_read_fields = attrgetter(*_FIELDS)
+
+
 def digest_candidate(candidate: Candidate) -> bytes:
     """16 bytes over every field of the candidate; equal for the same span however often it is sent."""
-    parts = []
-    for spec in fields(candidate):
-        value = getattr(candidate, spec.name)
-        parts.append(repr(sorted(value.items())) if spec.name == "quantities" else repr(value))
-    return hashlib.sha256("\x1f".join(parts).encode()).digest()[:16]
+    values = list(_read_fields(candidate))
+    values[_QUANTITIES] = sorted(candidate.quantities.items())
+    return hashlib.sha256((_FORM % tuple(values)).encode()).digest()[:16]
 
 
 def identify_candidate(candidate: Candidate) -> str:

@@ -73,8 +73,18 @@ def book_candidates(
     """Book (candidate, received time) pairs inside a write transaction. The order of arrivals does not matter."""
     booking = Booking()
     fresh: list[Member] = []
-    for candidate, received_nanos in arrivals:
-        outcome, member = _admit(connection, index, candidate, received_nanos, rules)
+    keys = [collect_keys(candidate, rules.claim_keys) for candidate, _ in arrivals]
+    index.expect(key for found in keys for key in found)
+    for (candidate, received_nanos), found in zip(arrivals, keys, strict=True):
+        arrived = Member(
+            event_id=identify_candidate(candidate),
+            candidate=candidate,
+            content=digest_candidate(candidate),
+            received_nanos=received_nanos,
+            keys=found,
+            day=candidate.ended_nanos // DAY_NANOS,
+        )
+        outcome, member = _admit(connection, index, arrived)
         booking.outcomes.append(outcome)
         booking.members.append(member)
         if outcome is Outcome.ACCEPTED:
@@ -102,20 +112,15 @@ def book_members(
     return booking
 
 
-def _admit(
-    connection: sqlite3.Connection, index: GroupIndex, candidate: Candidate, received_nanos: int, rules: Rules
-) -> tuple[Outcome, Member]:
-    """A new member, or the one that this candidate repeats or contradicts."""
-    event_id = identify_candidate(candidate)
-    content = digest_candidate(candidate)
-    keys = collect_keys(candidate, rules.claim_keys)
-    index.find_members(connection, candidate.ended_nanos // DAY_NANOS, keys)
-    known = index.find_event(event_id)
+def _admit(connection: sqlite3.Connection, index: GroupIndex, arrived: Member) -> tuple[Outcome, Member]:
+    """The new member, or the one that it repeats or contradicts."""
+    index.load_keys(connection, arrived.day, arrived.keys)
+    known = index.find_event(arrived.event_id)
     if known is not None:
-        return (Outcome.DUPLICATE if _is_repeat(known, candidate, content) else Outcome.CONFLICT), known
-    member = Member(event_id, candidate, content, received_nanos, keys)
-    index.add_member(member)
-    return Outcome.ACCEPTED, member
+        repeated = _is_repeat(known, arrived.candidate, arrived.content)
+        return (Outcome.DUPLICATE if repeated else Outcome.CONFLICT), known
+    index.add_member(arrived)
+    return Outcome.ACCEPTED, arrived
 
 
 def _is_repeat(known: Member, candidate: Candidate, content: bytes) -> bool:
@@ -147,13 +152,16 @@ def _book_groups(
     for start in starts:
         if start.event_id in done:
             continue
-        group = index.close_group(connection, start)
-        done.update(member.event_id for member in group)
+        group = [start] if index.is_alone(start) else index.close_group(connection, start)
+        if len(group) > 1:
+            done.update(member.event_id for member in group)
         decisions = rules.decide([member.candidate for member in group], now_nanos)
         for member, decision in zip(group, decisions, strict=True):
             if decision.due_nanos is not None and decision.due_nanos > now_nanos:
                 dues.append(Due(decision.due_nanos, member.day, member.keys[0]))
-            placed.extend(_book_difference(member, replace(decision, due_nanos=None), rules, price_bodies))
+            if decision.due_nanos is not None:
+                decision = replace(decision, due_nanos=None)
+            placed.extend(_book_difference(member, decision, rules, price_bodies))
     if placed:
         save_price_versions(connection, price_bodies)
         append_segment(connection, placed, now_nanos)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from otelbill_collector.ledger.booking import (
     collect_keys,
 )
 from otelbill_collector.ledger.deadletters import save_dead_letter
-from otelbill_collector.ledger.groups import GroupIndex
+from otelbill_collector.ledger.groups import GroupIndex, GroupLimits
 from otelbill_collector.ledger.instructions import Instruction, list_instructions, save_instruction
 from otelbill_collector.ledger.lineage import find_record
 from otelbill_collector.ledger.resolutions import (
@@ -36,6 +37,7 @@ from otelbill_collector.ledger.resolutions import (
 from otelbill_collector.ledger.sqlite import SqliteStore
 
 T = TypeVar("T")
+_DEFAULT_LIMITS = GroupLimits()
 
 
 class UnknownEvent(LookupError):
@@ -53,9 +55,21 @@ class Posted:
 class Books:
     """Everything that books records goes through here, one transaction at a time."""
 
-    def __init__(self, store: SqliteStore, *, claim_keys: KeysOf, decide: Decide, rate: Rate) -> None:
+    def __init__(
+        self,
+        store: SqliteStore,
+        *,
+        claim_keys: KeysOf,
+        decide: Decide,
+        rate: Rate,
+        limits: GroupLimits = _DEFAULT_LIMITS,
+    ) -> None:
         self.store = store
-        self._index = GroupIndex(lambda candidate: collect_keys(candidate, claim_keys))
+        # Writer, jobs and API book from their own threads. What is in memory belongs to the transaction: until it is
+        # settled or forgotten, after the store's lock is free again, nobody else may see it.
+        self._turn = threading.RLock()
+        self._index = GroupIndex(lambda candidate: collect_keys(candidate, claim_keys), limits)
+        store.transact(self._index.remember)
         self._instructions = {item.event_id: item for item in store.transact(list_instructions)}
         self._resolutions = {item.event_id: item for item in store.transact(list_resolutions)}
         self._rules = Rules(claim_keys, decide, rate, self._instructions, self._resolutions)
@@ -64,6 +78,11 @@ class Books:
     def group_keys(self) -> int:
         """Claim keys held in memory."""
         return self._index.size()
+
+    @property
+    def known_keys(self) -> int:
+        """Stored claim keys that are remembered, so that a new key is known to be new without a query."""
+        return self._index.known_keys
 
     def post(self, arrivals: Sequence[tuple[Candidate, int]], letters: Sequence[DeadLetter], now_nanos: int) -> Posted:
         """Book (candidate, received time) pairs and keep dead letters; durable when this returns."""
@@ -90,7 +109,7 @@ class Books:
             save_instruction(connection, instruction)
             return self._rebook(connection, record, instruction.given_nanos)
 
-        with _provisionally(self._instructions, record.event_id, instruction):
+        with self._turn, _provisionally(self._instructions, record.event_id, instruction):
             return self._transact(work)
 
     def resolve_usage(self, given: Resolution) -> Booking:
@@ -113,7 +132,7 @@ class Books:
             save_resolution(connection, resolution)
             return self._rebook(connection, record, resolution.given_nanos)
 
-        with _provisionally(self._resolutions, record.event_id, resolution):
+        with self._turn, _provisionally(self._resolutions, record.event_id, resolution):
             return self._transact(work)
 
     def _require_record(self, identifier: str) -> UsageRecord:
@@ -130,14 +149,15 @@ class Books:
         return book_members(connection, self._index, members, self._rules, now_nanos)
 
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            result = self.store.transact(work)
-        except BaseException:
-            # Memory may hold members that were never committed; the database alone says what is booked.
-            self._index.forget()
-            raise
-        self._index.settle()
-        return result
+        with self._turn:
+            try:
+                result = self.store.transact(work)
+            except BaseException:
+                # Memory may hold members that were never committed; the database alone says what is booked.
+                self._index.forget()
+                raise
+            self._index.settle()
+            return result
 
 
 @contextmanager

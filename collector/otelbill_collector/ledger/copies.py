@@ -101,7 +101,8 @@ def _doubt_intents(copy: sqlite3.Connection) -> None:
     """What waited when the backup was made may have been sent since: it is in doubt, from that moment on."""
     copy.execute(
         "UPDATE stripe_intent SET state = 'unknown', doubt_nanos = coalesce(doubt_nanos,"
-        " CASE state WHEN 'sending' THEN last_sent_nanos END, (SELECT max(at_nanos) FROM copy_event WHERE kind = 'backup'), made_nanos)"
+        " CASE state WHEN 'sending' THEN last_sent_nanos END,"
+        " (SELECT max(at_nanos) FROM copy_event WHERE kind = 'backup'), made_nanos)"
         " WHERE state IN ('pending', 'sending')"
     )
 

@@ -56,6 +56,28 @@ def append_segment(connection: sqlite3.Connection, placed: Sequence[Placed], boo
     return segment_id
 
 
+def find_claims(connection: sqlite3.Connection, day: int, key: bytes) -> list[tuple[int, int]]:
+    """(segment, position) of every booking under a claim key whose event ended within a day of `day`."""
+    query = "SELECT segment_id, position FROM claim_key WHERE day IN (?, ?, ?) AND key = ?"
+    return connection.execute(query, (day - 1, day, day + 1, key)).fetchall()
+
+
+def list_recent_keys(connection: sqlite3.Connection, limit: int) -> Iterator[tuple[int, list[bytes] | None]]:
+    """(day, claim keys) from the newest day on; None for the first day that would make them more than `limit`."""
+    last: int = 2**62
+    while (row := connection.execute("SELECT max(day) FROM claim_key WHERE day < ?", (last,)).fetchone())[
+        0
+    ] is not None:
+        last = row[0]
+        query = "SELECT DISTINCT key FROM claim_key WHERE day = ? LIMIT ?"
+        keys = [key for (key,) in connection.execute(query, (last, limit + 1))]
+        if len(keys) > limit:
+            yield last, None
+            return
+        limit -= len(keys)
+        yield last, keys
+
+
 def chain_digest(previous: bytes, body: bytes) -> bytes:
     """Digest of a segment, which covers every segment before it."""
     return hashlib.sha256(previous + body).digest()

@@ -7,8 +7,10 @@ because a segment repeats few customers, steps and models.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 import pyarrow as pa
@@ -29,79 +31,115 @@ from otelbill_collector.domain.usage import (
 Row = dict[str, Any]  # one row of an Arrow table, typed by SCHEMA
 
 _AMOUNT = pa.decimal128(38, 18)
+_ATTOS_MAX = 10**38 - 1
+_STANDARD = frozenset(STANDARD_UNITS)
 _TEXT, _BYTES, _INT = pa.string(), pa.binary(), pa.int64()
+Spec = dict[str, tuple[pa.DataType, str]]
 
-# column -> (type, how a record fills it)
-_COLUMNS: dict[str, tuple[pa.DataType, Callable[[UsageRecord], Any]]] = {
-    "event_id": (_TEXT, lambda r: r.event_id),
-    "record_id": (_TEXT, lambda r: r.record_id),
-    "corrects": (_TEXT, lambda r: r.corrects),
-    "revision": (_INT, lambda r: r.revision),
-    "sign": (pa.int8(), lambda r: r.sign),
-    "content": (pa.binary(16), lambda r: r.content),
-    "received_nanos": (_INT, lambda r: r.received_nanos),
-    "note": (_TEXT, lambda r: r.note),
-    # what the span said
-    "trace_id": (_BYTES, lambda r: r.candidate.trace_id),
-    "span_id": (_BYTES, lambda r: r.candidate.span_id),
-    "parent_span_id": (_BYTES, lambda r: r.candidate.parent_span_id),
-    "started_nanos": (_INT, lambda r: r.candidate.started_nanos),
-    "ended_nanos": (_INT, lambda r: r.candidate.ended_nanos),
-    "dialect": (_TEXT, lambda r: r.candidate.dialect),
-    "role": (_TEXT, lambda r: r.candidate.role.value),
-    "detail": (_INT, lambda r: r.candidate.detail),
-    "provider": (_TEXT, lambda r: r.candidate.provider),
-    "model": (_TEXT, lambda r: r.candidate.model),
-    "request_model": (_TEXT, lambda r: r.candidate.request_model),
-    "operation": (_TEXT, lambda r: r.candidate.operation),
-    "response_id": (_TEXT, lambda r: r.candidate.response_id),
-    "service_tier": (_TEXT, lambda r: r.candidate.service_tier),
-    "attempt": (_INT, lambda r: r.candidate.attempt),
-    "explicit_event_id": (_TEXT, lambda r: r.candidate.explicit_event_id),
-    "failed": (pa.bool_(), lambda r: r.candidate.failed),
-    "span_customer_id": (_TEXT, lambda r: r.candidate.customer_id),
-    "span_project_id": (_TEXT, lambda r: r.candidate.project_id),
-    "span_run_id": (_TEXT, lambda r: r.candidate.run_id),
-    "span_step": (_TEXT, lambda r: r.candidate.step),
-    "span_billable": (pa.bool_(), lambda r: r.candidate.billable),
-    "span_reason": (_TEXT, lambda r: r.candidate.reason),
-    "span_usage_source": (_TEXT, lambda r: r.candidate.usage_source.value),
-    "span_caveats": (pa.list_(_TEXT), lambda r: list(r.candidate.caveats)),
-    "span_quantities": (_TEXT, lambda r: render_quantities(r.candidate.quantities)),
-    "emitter": (_TEXT, lambda r: r.candidate.emitter),
-    "service": (_TEXT, lambda r: r.candidate.service),
-    "traits": (pa.list_(_TEXT), lambda r: list(r.candidate.traits)),
-    # what its group made of it
-    "customer_id": (_TEXT, lambda r: r.decision.customer_id),
-    "project_id": (_TEXT, lambda r: r.decision.project_id),
-    "run_id": (_TEXT, lambda r: r.decision.run_id),
-    "step": (_TEXT, lambda r: r.decision.step),
-    "billable": (pa.bool_(), lambda r: r.decision.billable),
-    "reason": (_TEXT, lambda r: r.decision.reason),
-    "usage_source": (_TEXT, lambda r: r.decision.usage_source.value),
-    "caveats": (pa.list_(_TEXT), lambda r: list(r.decision.caveats)),
-    "winner_trace_id": (_BYTES, lambda r: r.decision.winner_trace_id),
-    "winner_span_id": (_BYTES, lambda r: r.decision.winner_span_id),
-    **{unit: (_INT, lambda r, unit=unit: r.decision.quantities.get(unit)) for unit in STANDARD_UNITS},  # type: ignore[misc]
-    "other_quantities": (_TEXT, lambda r: _render_other(r.decision.quantities)),
-    # what rating made of it
-    "rating": (_TEXT, lambda r: r.amounts.state.value),
-    "price_version": (_TEXT, lambda r: r.amounts.price_version),
-    "cost": (_AMOUNT, lambda r: _to_decimal(r.amounts.cost_attos)),
-    "charge": (_AMOUNT, lambda r: _to_decimal(r.amounts.charge_attos)),
-    "currency": (_TEXT, lambda r: r.amounts.currency),
+# What of a record fills which column: column -> (type, attribute of the part). In three parts and the amounts.
+_OF_RECORD: Spec = {
+    "event_id": (_TEXT, "event_id"),
+    "record_id": (_TEXT, "record_id"),
+    "corrects": (_TEXT, "corrects"),
+    "revision": (_INT, "revision"),
+    "sign": (pa.int8(), "sign"),
+    "content": (pa.binary(16), "content"),
+    "received_nanos": (_INT, "received_nanos"),
+    "note": (_TEXT, "note"),
 }
-SCHEMA = pa.schema([(name, kind) for name, (kind, _) in _COLUMNS.items()])
+_OF_CANDIDATE: Spec = {  # what the span said
+    "trace_id": (_BYTES, "trace_id"),
+    "span_id": (_BYTES, "span_id"),
+    "parent_span_id": (_BYTES, "parent_span_id"),
+    "started_nanos": (_INT, "started_nanos"),
+    "ended_nanos": (_INT, "ended_nanos"),
+    "dialect": (_TEXT, "dialect"),
+    "role": (_TEXT, "role"),
+    "detail": (_INT, "detail"),
+    "provider": (_TEXT, "provider"),
+    "model": (_TEXT, "model"),
+    "request_model": (_TEXT, "request_model"),
+    "operation": (_TEXT, "operation"),
+    "response_id": (_TEXT, "response_id"),
+    "service_tier": (_TEXT, "service_tier"),
+    "attempt": (_INT, "attempt"),
+    "explicit_event_id": (_TEXT, "explicit_event_id"),
+    "failed": (pa.bool_(), "failed"),
+    "span_customer_id": (_TEXT, "customer_id"),
+    "span_project_id": (_TEXT, "project_id"),
+    "span_run_id": (_TEXT, "run_id"),
+    "span_step": (_TEXT, "step"),
+    "span_billable": (pa.bool_(), "billable"),
+    "span_reason": (_TEXT, "reason"),
+    "span_usage_source": (_TEXT, "usage_source"),
+    "span_caveats": (pa.list_(_TEXT), "caveats"),
+    "span_quantities": (_TEXT, "quantities"),
+    "emitter": (_TEXT, "emitter"),
+    "service": (_TEXT, "service"),
+    "traits": (pa.list_(_TEXT), "traits"),
+}
+_OF_DECISION: Spec = {  # what its group made of it
+    "customer_id": (_TEXT, "customer_id"),
+    "project_id": (_TEXT, "project_id"),
+    "run_id": (_TEXT, "run_id"),
+    "step": (_TEXT, "step"),
+    "billable": (pa.bool_(), "billable"),
+    "reason": (_TEXT, "reason"),
+    "usage_source": (_TEXT, "usage_source"),
+    "caveats": (pa.list_(_TEXT), "caveats"),
+    "winner_trace_id": (_BYTES, "winner_trace_id"),
+    "winner_span_id": (_BYTES, "winner_span_id"),
+}
+_OF_QUANTITIES: Spec = {**{unit: (_INT, unit) for unit in STANDARD_UNITS}, "other_quantities": (_TEXT, "")}
+_OF_AMOUNTS: Spec = {  # what rating made of it
+    "rating": (_TEXT, "state"),
+    "price_version": (_TEXT, "price_version"),
+    "cost": (_AMOUNT, "cost_attos"),
+    "charge": (_AMOUNT, "charge_attos"),
+    "currency": (_TEXT, "currency"),
+}
+_SPECS = (_OF_RECORD, _OF_CANDIDATE, _OF_DECISION, _OF_QUANTITIES, _OF_AMOUNTS)
+SCHEMA = pa.schema([(name, kind) for spec in _SPECS for name, (kind, _) in spec.items()])
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
 
 
 def encode_segment(records: Sequence[UsageRecord]) -> bytes:
     """One Arrow IPC stream with a row per record, in the order given."""
-    arrays = [pa.array([fill(record) for record in records], type=kind) for kind, fill in _COLUMNS.values()]
+    candidates = [record.candidate for record in records]
+    decisions = [record.decision for record in records]
+    billed = [decision.quantities for decision in decisions]
+    columns = _read_columns(_OF_RECORD, records)
+    columns |= _read_columns(_OF_CANDIDATE, candidates)
+    columns["span_quantities"] = [render_quantities(candidate.quantities) for candidate in candidates]
+    columns |= _read_columns(_OF_DECISION, decisions)
+    columns |= {unit: [quantities.get(unit) for quantities in billed] for unit in STANDARD_UNITS}
+    columns["other_quantities"] = [_render_other(quantities) for quantities in billed]
+    columns |= _read_columns(_OF_AMOUNTS, [record.amounts for record in records])
+    arrays = [
+        _encode_amounts(columns[field.name])
+        if field.type == _AMOUNT
+        else pa.array(columns[field.name], type=field.type)
+        for field in SCHEMA
+    ]
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, SCHEMA, options=_OPTIONS) as writer:
         writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
     return bytes(sink.getvalue())
+
+
+def _read_columns(spec: Spec, parts: Sequence[Any]) -> dict[str, Sequence[Any]]:
+    """The columns of one part of the records: all attributes of a part are read at once."""
+    read = attrgetter(*(attribute for _, attribute in spec.values()))
+    return dict(zip(spec, zip(*map(read, parts), strict=True), strict=True))
+
+
+def _encode_amounts(attos: Sequence[int | None]) -> pa.Array:
+    """Attos as decimal128 with 18 decimals: the same integers, so no Decimal is made for each."""
+    if any(amount is not None and abs(amount) > _ATTOS_MAX for amount in attos):
+        raise OverflowError("an amount of 10^20 or more does not fit the ledger")
+    body = b"".join([(amount or 0).to_bytes(16, "little", signed=True) for amount in attos])
+    known = pa.array([amount is not None for amount in attos], type=pa.bool_())
+    return pa.Array.from_buffers(_AMOUNT, len(attos), [known.buffers()[1], pa.py_buffer(body)])
 
 
 def decode_table(body: bytes) -> pa.Table:
@@ -197,7 +235,13 @@ def read_quantities(row: Mapping[str, Any]) -> dict[str, Quantity]:
 
 def render_quantities(quantities: Quantities) -> str:
     """JSON object unit -> decimal text, keys sorted: the same quantities give the same text."""
-    return json.dumps({unit: format_quantity(value) for unit, value in sorted(quantities.items())})
+    parts = [f'{_render_unit(unit)}: "{format_quantity(value)}"' for unit, value in sorted(quantities.items())]
+    return f"{{{', '.join(parts)}}}"
+
+
+@lru_cache(maxsize=1024)
+def _render_unit(unit: str) -> str:
+    return json.dumps(unit)
 
 
 def parse_quantities(text: str) -> dict[str, Quantity]:
@@ -216,12 +260,9 @@ def parse_quantity(text: str) -> Quantity:
 
 
 def _render_other(quantities: Quantities) -> str | None:
-    other = {unit: value for unit, value in quantities.items() if unit not in STANDARD_UNITS}
-    return render_quantities(other) if other else None
-
-
-def _to_decimal(attos: int | None) -> Decimal | None:
-    return None if attos is None else EXACT.scaleb(Decimal(attos), -18)
+    if _STANDARD.issuperset(quantities):
+        return None
+    return render_quantities({unit: value for unit, value in quantities.items() if unit not in _STANDARD})
 
 
 def to_attos(amount: Decimal | None) -> int | None:

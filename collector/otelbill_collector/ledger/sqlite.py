@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from otelbill_collector.ledger.schema import migrate_schema
+from otelbill_collector.ledger.schema import SchemaTooNew, list_migrations, migrate_schema
 
 T = TypeVar("T")
 LEDGER_NAME = "ledger.sqlite"
@@ -43,6 +43,7 @@ class SqliteStore:
                 raise LedgerUnavailable(
                     f"no ledger in {data_dir}; name its folder with --data-dir or OTELBILL_DATA_DIR"
                 )
+            self._check_readable(data_dir)
         else:
             self._open_writer(data_dir)
 
@@ -56,14 +57,34 @@ class SqliteStore:
             writer.execute("PRAGMA journal_mode = WAL")
             writer.execute("PRAGMA synchronous = FULL")
             migrate_schema(writer)
-        except (OSError, sqlite3.OperationalError, sqlite3.DatabaseError) as error:
+        except (OSError, sqlite3.Error) as error:
             self.close()
             raise LedgerUnavailable(
                 f"cannot write a ledger in {data_dir}: {error}; choose a writable folder with --data-dir"
             ) from error
+        except SchemaTooNew as error:
+            self.close()
+            raise LedgerUnavailable(f"cannot write the ledger in {data_dir}: {error}") from error
         except LedgerUnavailable:
             self.close()
             raise
+
+    def _check_readable(self, data_dir: Path) -> None:
+        """A reader changes nothing: what it cannot read it must refuse in words, not on a missing table."""
+        try:
+            (version,) = self.read(lambda connection: connection.execute("PRAGMA user_version").fetchone())
+        except sqlite3.Error as error:
+            self.close()
+            raise LedgerUnavailable(f"cannot read the ledger in {data_dir}: {error}") from error
+        known = len(list_migrations())
+        if version != known:
+            self.close()
+            remedy = (
+                "upgrade otelbill" if version > known else "start `otelbill collector` on it once, which upgrades it"
+            )
+            raise LedgerUnavailable(
+                f"the ledger in {data_dir} has schema version {version}, this otelbill reads {known}; {remedy}"
+            )
 
     def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in one write transaction; durable when this returns, undone when `work` raises."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import Future
+from contextlib import ExitStack
 from typing import Any
 
 from google.protobuf.json_format import MessageToJson
@@ -60,13 +61,14 @@ class OtlpHttp:
         self._check_request(scope, headers, content_type)
         announced = self._read_length(headers)
         try:
-            with self._admission.admit(announced):
-                body = await self._read_body(receive)
+            with ExitStack() as held:
+                held.enter_context(self._admission.admit(announced))
+                body = await self._read_body(receive, announced, held)
                 if scope["path"] != TRACES_PATH:
                     return build_response(_NOTHING)
                 wire = self._convert_body(body, headers.get("content-encoding", "").strip().lower(), content_type)
-                with self._admission.admit(max(0, len(wire) - announced)):
-                    answer = await asyncio.wrap_future(self._submit(wire))
+                held.enter_context(self._admission.admit(max(0, len(wire) - max(announced, len(body)))))
+                answer = await asyncio.wrap_future(self._submit(wire))
         except Overloaded:
             raise _Refuse(429, "too many bytes under way; retry with backoff") from None
         except Refused as error:
@@ -93,7 +95,16 @@ class OtlpHttp:
             raise _Refuse(413, f"the body has {length} bytes, the limit is {limit}; send smaller batches")
         return length
 
-    async def _read_body(self, receive: Receive) -> bytes:
+    async def _read_body(self, receive: Receive, announced: int, held: ExitStack) -> bytes:
+        """The whole body; what it has beyond the announced bytes is admitted as it comes, and stays in `held`."""
+        seconds = self._admission.limits.body_seconds_max
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._read_chunks(receive, announced, held)
+        except TimeoutError:
+            raise _Refuse(503, f"the body took longer than {seconds:g} s to arrive; send smaller batches") from None
+
+    async def _read_chunks(self, receive: Receive, admitted: int, held: ExitStack) -> bytes:
         limit = self._admission.limits.body_bytes_max
         chunks: list[bytes] = []
         size = 0
@@ -105,6 +116,9 @@ class OtlpHttp:
             size += len(chunk)
             if size > limit:
                 raise _Refuse(413, f"the body is larger than {limit} bytes; send smaller batches")
+            if size > admitted:
+                held.enter_context(self._admission.admit(size - admitted))
+                admitted = size
             chunks.append(chunk)
             if not message.get("more_body"):
                 return b"".join(chunks)

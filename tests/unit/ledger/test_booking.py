@@ -200,3 +200,27 @@ def test_records_are_found_by_every_id(books: TestBooks) -> None:
     for identifier in ids:
         found = books.store.read(lambda connection, wanted=identifier: list_records_by_id(connection, wanted))
         assert [item.event_id for item in found] == [record.event_id], identifier
+
+
+@pytest.mark.parametrize("kind", ["trace_id", "span_id", "response_id", "run_id"])
+def test_an_instruction_about_more_than_one_event_is_refused(books: TestBooks, kind: str) -> None:
+    """A trace, run or response id names many events: assigning whichever comes first would be a wrong bill."""
+    books.post(
+        *(chat(name, trace="t", response="resp-shared-1", attributes={"otelbill.run.id": "run-7"}) for name in "ab")
+    )
+    first = _records(books)[0].candidate
+    names = {"trace_id": first.trace_id.hex(), "span_id": first.span_id.hex(), "response_id": "resp-shared-1"}
+    identifier = names.get(kind, "run-7")
+    with pytest.raises(UnknownEvent, match="explain"):
+        books.books.assign_customer(Instruction(identifier, "globex", "op", "test", NOW))
+    assert [row["customer"] for row in books.usage()] == ["acme"]
+
+
+@pytest.mark.parametrize("kind", ["event_id", "record_id", "explicit"])
+def test_an_instruction_names_its_event_by_any_of_its_own_ids(books: TestBooks, kind: str) -> None:
+    """The event's id, the id of one of its records, or the id the application gave it."""
+    books.post(TestSpan("u", {"otelbill.meter": "pages", "otelbill.quantity": 3, "otelbill.event.id": "job-17"}))
+    record = _records(books)[0]
+    identifier = {"event_id": record.event_id, "record_id": record.record_id, "explicit": "job-17"}[kind]
+    books.books.assign_customer(Instruction(identifier, "globex", "op", "test", NOW))
+    assert [row["customer"] for row in books.usage()] == ["globex"]

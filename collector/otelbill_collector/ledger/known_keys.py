@@ -1,0 +1,97 @@
+"""Which claim keys may stand in the ledger, told without asking it: a bounded filter over the keys of recent days.
+
+Never says no to a key that is stored; says yes to a few that are not, and those cost one query. Owns no SQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+_PROBES = 6
+_BITS_PER_KEY = 12  # with six probes: about one key in 300 is taken for known and is not
+_FILTER_KEYS_MAX = 1 << 22
+_FILTER_KEYS_MIN = 1 << 14  # the first filters are small, so that a small ledger takes little memory
+_BIT = np.left_shift(np.uint8(1), np.arange(8, dtype=np.uint8))
+
+Hashes = NDArray[np.uint64]  # (keys, 2)
+
+
+class _Filter:
+    """A Bloom filter. Claim keys are digests, so their own bytes serve as hashes."""
+
+    def __init__(self, keys_max: int) -> None:
+        self.keys_max = keys_max
+        self.keys = 0
+        self.newest_day = 0
+        bits = 1 << (keys_max * _BITS_PER_KEY - 1).bit_length()
+        self._mask = np.uint64(bits - 1)
+        self._bits: NDArray[np.uint8] = np.zeros(bits >> 3, dtype=np.uint8)
+
+    def add(self, hashes: Hashes, newest_day: int) -> None:
+        self.keys += len(hashes)
+        self.newest_day = max(self.newest_day, newest_day)
+        for place in self._list_places(hashes):
+            np.bitwise_or.at(self._bits, place >> np.uint64(3), _BIT[place & np.uint64(7)])
+
+    def find(self, hashes: Hashes) -> NDArray[np.bool_]:
+        found = np.ones(len(hashes), dtype=np.bool_)
+        for place in self._list_places(hashes):
+            found &= (self._bits[place >> np.uint64(3)] & _BIT[place & np.uint64(7)]) != 0
+        return found
+
+    def _list_places(self, hashes: Hashes) -> list[NDArray[np.uint64]]:
+        first, step = hashes[:, 0], hashes[:, 1] | np.uint64(1)
+        return [(first + np.uint64(number) * step) & self._mask for number in range(_PROBES)]
+
+
+class KnownKeys:
+    """Keys of the days from `covered_from` on. Holds at most `keys_max`; beyond that the oldest days go uncovered."""
+
+    def __init__(self, keys_max: int) -> None:
+        self._keys_max = keys_max
+        self._filters: list[_Filter] = []
+        self.covered_from = 0
+
+    def covers(self, day: int) -> bool:
+        """True when a key of this day and its neighbours that the filter does not know is stored nowhere."""
+        return day - 1 >= self.covered_from
+
+    def size(self) -> int:
+        """Keys remembered."""
+        return sum(item.keys for item in self._filters)
+
+    def add(self, keys: Sequence[bytes], newest_day: int) -> None:
+        """Remember 16-byte keys, of which none ended after `newest_day`."""
+        hashes = _read_hashes(keys)
+        while len(hashes):
+            here = self._find_room()
+            part = hashes[: here.keys_max - here.keys]
+            here.add(part, newest_day)
+            hashes = hashes[len(part) :]
+
+    def find(self, keys: Sequence[bytes]) -> list[bool]:
+        """For each key whether it may be stored."""
+        hashes = _read_hashes(keys)
+        found = np.zeros(len(hashes), dtype=np.bool_)
+        for item in self._filters:
+            found |= item.find(hashes)
+        flags: list[bool] = found.tolist()
+        return flags
+
+    def _find_room(self) -> _Filter:
+        last = self._filters[-1] if self._filters else None
+        if last is not None and last.keys < last.keys_max:
+            return last
+        size = min(last.keys_max * 2, _FILTER_KEYS_MAX) if last else _FILTER_KEYS_MIN
+        while self._filters and self.size() + size > self._keys_max:
+            forgotten = self._filters.pop(0)
+            self.covered_from = max(self.covered_from, forgotten.newest_day + 1)
+        self._filters.append(_Filter(size))
+        return self._filters[-1]
+
+
+def _read_hashes(keys: Sequence[bytes]) -> Hashes:
+    return np.frombuffer(b"".join(keys), dtype=np.uint64).reshape(-1, 2)
