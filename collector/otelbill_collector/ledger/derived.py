@@ -122,8 +122,8 @@ def _walk_keys(connection: sqlite3.Connection, report: Report, progress: Progres
 
 
 @contextmanager
-def open_scratch(path: Path, name: str, copies: dict[str, str]) -> Iterator[tuple[sqlite3.Connection, int]]:
-    """An empty ledger that sees the segments of the one at `path` up to the mark `name`, and that mark.
+def open_scratch(path: Path, name: str, copies: dict[str, str]) -> Iterator[tuple[sqlite3.Connection, int, int]]:
+    """An empty ledger that sees the segments of the one at `path` up to the mark `name`, the mark, and the last segment.
 
     `copies` are tables to make in it: name -> SELECT over `ledger.*`, all taken in one short snapshot with the mark.
     """
@@ -135,12 +135,13 @@ def open_scratch(path: Path, name: str, copies: dict[str, str]) -> Iterator[tupl
         scratch.execute("BEGIN")
         row = scratch.execute("SELECT segment_id FROM ledger.high_water WHERE name = ?", (name,)).fetchone()
         mark = 0 if row is None else int(row[0])
+        (last,) = scratch.execute("SELECT coalesce(max(segment_id), 0) FROM ledger.segment").fetchone()
         for table, query in copies.items():
             scratch.execute(f"CREATE TABLE {table} AS {query}")
         scratch.execute("COMMIT")
         # A name is looked for in `temp` first, so the folds read this view where they say "segment".
         scratch.execute(f"CREATE TEMP VIEW segment AS SELECT * FROM ledger.segment WHERE segment_id <= {mark}")
-        yield scratch, mark
+        yield scratch, mark, last
     finally:
         scratch.close()
 
@@ -168,9 +169,9 @@ def check_mark(name: str, check: str, mark: int, last: int, report: Report) -> b
     return False
 
 
-def compare_rollups(path: Path, last: int, report: Report, progress: Progress) -> None:
+def compare_rollups(path: Path, report: Report, progress: Progress) -> None:
     """The rollup table against a fresh fold up to its mark."""
-    with open_scratch(path, rollups.NAME, {"found": "SELECT * FROM ledger.rollup"}) as (scratch, mark):
+    with open_scratch(path, rollups.NAME, {"found": "SELECT * FROM ledger.rollup"}) as (scratch, mark, last):
         if not check_mark(rollups.NAME, ROLLUPS, mark, last, report):
             return
         _fold(
@@ -210,14 +211,14 @@ _STRIPE_REMEDY = (
 )
 
 
-def compare_windows(path: Path, last: int, metering: Metering, report: Report, progress: Progress) -> None:
+def compare_windows(path: Path, metering: Metering, report: Report, progress: Progress) -> None:
     """Amounts of Stripe windows, by meter, customer and hour, against a fresh fold up to their mark.
 
     By hour, because windows of several lengths may stand side by side after a change of `stripe.window`.
     """
     query = f"{_WINDOWS} USING (lane_id)"
     copies = {"found": query.format(hour=_HOUR, db="ledger.")}
-    with open_scratch(path, meters.NAME, copies) as (scratch, mark):
+    with open_scratch(path, meters.NAME, copies) as (scratch, mark, last):
         if not check_mark(meters.NAME, WINDOWS, mark, last, report):
             return
         _fold(

@@ -87,12 +87,12 @@ def _check_contents(
         report.notes.append("rollups and stripe windows: not compared, because segments they come from are damaged")
         return
     with report.guard(derived.ROLLUPS, "rollup"):
-        derived.compare_rollups(path, last, report, progress)
+        derived.compare_rollups(path, report, progress)
     if checks.metering is None:
         report.notes.append(f"{derived.WINDOWS}: not compared with the segments, because Stripe is not configured")
         return
     with report.guard(derived.WINDOWS, "stripe_window"):
-        derived.compare_windows(path, last, checks.metering, report, progress)
+        derived.compare_windows(path, checks.metering, report, progress)
 
 
 def _check_state(connection: sqlite3.Connection, version: int, report: Report, progress: Progress) -> None:

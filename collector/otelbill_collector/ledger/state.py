@@ -30,27 +30,30 @@ _HEADER_BYTES = 100
 
 
 def check_header(path: Path, version: int, report: Report) -> None:
-    """The fields of the file's header that SQLite itself does not miss when they are wrong."""
-    header = path.read_bytes()[:_HEADER_BYTES] if path.stat().st_size < 4096 else _read_header(path)
+    """The fields of the file's header that SQLite itself does not miss when they are wrong.
+
+    While a write-ahead log holds newer pages, the fields that a commit may have changed there are left to it.
+    """
+    with path.open("rb") as file:
+        header = file.read(_HEADER_BYTES)
+    log = path.with_name(path.name + "-wal")
     expected = {
         "magic": (0, 16, {b"SQLite format 3\0"}),
         "file format": (18, 20, {b"\1\1", b"\2\2"}),
         "payload fractions": (20, 24, {bytes((0, 64, 32, 32))}),
-        "schema format": (44, 48, {(4).to_bytes(4, "big")}),
         "cache size and vacuum": (48, 56, {bytes(8)}),
-        "text encoding": (56, 60, {(1).to_bytes(4, "big")}),
-        "schema version": (60, 64, {version.to_bytes(4, "big")}),
         "reserved fields": (64, 92, {bytes(28)}),
-        "change counter": (24, 28, {header[92:96]}),
     }
+    if not log.exists() or not log.stat().st_size:
+        expected |= {
+            "schema format": (44, 48, {(4).to_bytes(4, "big")}),
+            "text encoding": (56, 60, {(1).to_bytes(4, "big")}),
+            "schema version": (60, 64, {version.to_bytes(4, "big")}),
+            "change counter": (24, 28, {header[92:96]}),
+        }
     for name, (start, end, values) in expected.items():
         if header[start:end] not in values:
             report.add(Finding(DATABASE, "file header", name, f"bytes {start}..{end - 1} were changed", RESTORE))
-
-
-def _read_header(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(_HEADER_BYTES)
 
 
 def check_schema(connection: sqlite3.Connection, report: Report) -> int:
