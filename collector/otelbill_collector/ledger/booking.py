@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from otelbill_collector.domain.ids import digest_parts
+from otelbill_collector.domain.ids import derive_claim_key
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import Amounts, UsageRecord, digest_candidate, identify_candidate
 from otelbill_collector.domain.usage import Candidate, Decision, RatingState
@@ -60,7 +60,7 @@ def collect_keys(candidate: Candidate, rules_keys: KeysOf) -> tuple[bytes, ...]:
     """Claim keys of a candidate, and the key of its explicit event id: two spans may carry one event."""
     keys = rules_keys(candidate)
     if candidate.explicit_event_id:
-        keys = (*keys, digest_parts("event-key", candidate.explicit_event_id)[:16])
+        keys = (*keys, derive_claim_key("event-key", candidate.explicit_event_id))
     return keys
 
 

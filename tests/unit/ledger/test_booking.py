@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from otelbill_collector.config import Config
+from otelbill_collector.decode.select import select_span
+from otelbill_collector.decode.wire import decode_request
 from otelbill_collector.domain.money import parse_attos
 from otelbill_collector.domain.prices import parse_percent
 from otelbill_collector.domain.ratecard import ChargePrice, Markup, RateCard
@@ -20,8 +22,9 @@ from otelbill_collector.ledger.instructions import Instruction
 from otelbill_collector.ledger.journal import list_tables
 from otelbill_collector.ledger.lineage import list_records_by_id, list_suspense
 from otelbill_collector.ledger.segments import build_record
+from otelbill_collector.offline import list_groups
 from tests.books import NOW, TestBooks
-from tests.spans import SECOND, T0, TestSpan, chat
+from tests.spans import SECOND, T0, TestSpan, build_request, chat
 
 
 @pytest.fixture
@@ -140,6 +143,29 @@ def test_what_waited_for_a_price_is_rated_when_one_is_there_and_nothing_else_is(
     charges = {row["model"]: row["charge"] for row in books.usage("model")}
     assert charges == {None: "0.024", "gpt-4o-mini": "0.000027"}
     assert [record.note for record in _records(books)][-2:] == ["a price was found", "a price was found"]
+    books.close()
+
+
+def test_equal_calls_of_one_emitter_are_no_group(tmp_path: Path) -> None:
+    """A job that embeds equal chunks makes equal calls by the thousand: none of them has to do with another."""
+    attributes = {
+        "gen_ai.operation.name": "embeddings",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "text-embedding-3-small",
+        "gen_ai.usage.input_tokens": 512,
+        "otelbill.customer.id": "acme",
+    }
+    spans = [
+        TestSpan(f"s{i}", attributes, trace=f"t{i}", started=T0 + i * 10**7, ended=T0 + (i + 1) * 10**7)
+        for i in range(200)
+    ]
+    found = [candidate for span in decode_request(build_request(spans)) if (candidate := select_span(span))]
+    assert {len(group) for group in list_groups(found)} == {1}
+    books = TestBooks(tmp_path / "ledger")
+    books.post(*spans[:100])
+    books.reopen()
+    books.post(*spans)
+    assert books.totals()["quantities"] == {"input_tokens": 512 * 200, "requests": 200}
     books.close()
 
 
