@@ -52,7 +52,9 @@ def make_ledger(folder: Path, batches: int = 3) -> Path:
     books.books.assign_customer(Instruction(suspense.event_id, "initech", "ann", "her word", NOW))
     held = next(item for item in books.store.read(list_unsettled) if item.amounts.state.value == "held")
     books.books.resolve_usage(Resolution(held.event_id, {"input_tokens": 7}, "ann", "console", NOW))
-    books.store.transact(lambda connection: save_due(connection, [Due(NOW + SECOND, T0 // 86_400 // SECOND, b"k" * 16)]))
+    books.store.transact(
+        lambda connection: save_due(connection, [Due(NOW + SECOND, T0 // 86_400 // SECOND, b"k" * 16)])
+    )
     books.usage(fold=True)
     fold_stripe(books)
     books.close()

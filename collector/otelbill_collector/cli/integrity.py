@@ -173,7 +173,7 @@ def backup(file: Path, no_verify: bool, config_path: Path | None, data_dir: Path
 
     \b
     Example:
-      otelbill backup /backup/ledger-$(date +%F).sqlite --data-dir /var/lib/otelbill
+      otelbill backup "/backup/ledger-$(date +%F).sqlite" --data-dir /var/lib/otelbill
     """
     config = require_config(config_path, data_dir)
     ledger = config.data_dir / LEDGER_NAME

@@ -51,9 +51,7 @@ def test_a_backup_taken_while_a_writer_ingests_is_whole(tmp_path: Path) -> None:
         assert enough.wait(60)
         before = posted[0]
         during: list[int] = []
-        copied = back_up_ledger(
-            books.store.path, tmp_path / "backup.sqlite", NOW, lambda *_: during.append(posted[0])
-        )
+        copied = back_up_ledger(books.store.path, tmp_path / "backup.sqlite", NOW, lambda *_: during.append(posted[0]))
         after = posted[0]
     finally:
         stop.set()
