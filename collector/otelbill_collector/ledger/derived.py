@@ -123,7 +123,7 @@ def _walk_keys(connection: sqlite3.Connection, report: Report, progress: Progres
 
 @contextmanager
 def open_scratch(path: Path, name: str, copies: dict[str, str]) -> Iterator[tuple[sqlite3.Connection, int, int]]:
-    """An empty ledger that sees the segments of the one at `path` up to the mark `name`, the mark, and the last segment.
+    """An empty ledger that sees the segments of the one at `path` up to the mark `name`; the mark; the last segment.
 
     `copies` are tables to make in it: name -> SELECT over `ledger.*`, all taken in one short snapshot with the mark.
     """
