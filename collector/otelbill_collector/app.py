@@ -183,9 +183,21 @@ class Sidecar:
             linger_seconds=limits.commit_linger_ms / 1_000,
         )
         operations = self._operations
-        jobs = [Job("claims", lambda _: operations.decide_due()), Job("fold", lambda _: operations.fold())]
-        jobs.append(Job("stripe", lambda _: operations.send_due()))
+        jobs = [
+            Job("prices", lambda _: self._price_waiting()),
+            Job("claims", lambda _: operations.decide_due()),
+            Job("fold", lambda _: operations.fold()),
+            Job("stripe", lambda _: operations.send_due()),
+        ]
+        self._prices_are_new = True  # the rate card changes with a restart only
         self._housekeeper = Housekeeper(jobs, clock=self._clock, interval_seconds=_JOBS_SECONDS)
+
+    def _price_waiting(self) -> None:
+        if self._prices_are_new:
+            priced = self._operations.price_waiting()
+            self._prices_are_new = False
+            if priced:
+                _log.info("%d events that waited for a price are rated now", priced)
 
     def _build_forwarder(self) -> OtlpForwarder | None:
         forward = self._config.forward

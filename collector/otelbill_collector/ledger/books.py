@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from otelbill_collector.domain.instants import DAY_NANOS
@@ -26,7 +27,7 @@ from otelbill_collector.ledger.booking import (
 from otelbill_collector.ledger.deadletters import save_dead_letter
 from otelbill_collector.ledger.groups import GroupIndex, GroupLimits
 from otelbill_collector.ledger.instructions import Instruction, list_instructions, save_instruction
-from otelbill_collector.ledger.lineage import find_record
+from otelbill_collector.ledger.lineage import find_record, list_unpriced
 from otelbill_collector.ledger.resolutions import (
     NotHeld,
     Resolution,
@@ -37,6 +38,8 @@ from otelbill_collector.ledger.resolutions import (
 from otelbill_collector.ledger.sqlite import SqliteStore
 
 T = TypeVar("T")
+_WAITING_MAX = 100_000  # at one start; the next start goes on
+_WAITING_BATCH = 1_000
 _DEFAULT_LIMITS = GroupLimits()
 
 
@@ -96,6 +99,27 @@ class Books:
     def post_due(self, now_nanos: int) -> Booking:
         """Decide again the groups whose time has come."""
         return self._transact(lambda connection: book_due(connection, self._index, self._rules, now_nanos))
+
+    def price_waiting(self, now_nanos: int) -> int:
+        """Rate again what no price covered, with the prices of today's card for its event time; returns how many.
+
+        A reversal and a revision each; what still has no price stays as it is. What is priced is never priced again.
+        """
+        waiting = self.store.read(lambda connection: list_unpriced(connection, limit=_WAITING_MAX))
+        priced = 0
+        for start in range(0, len(waiting), _WAITING_BATCH):
+            batch = waiting[start : start + _WAITING_BATCH]
+            records = self._transact(partial(self._rebook_all, records=batch, now_nanos=now_nanos))
+            priced += sum(record.sign > 0 for record in records)
+        return priced
+
+    def _rebook_all(
+        self, connection: sqlite3.Connection, records: Sequence[UsageRecord], now_nanos: int
+    ) -> list[UsageRecord]:
+        booked: list[UsageRecord] = []
+        for record in records:
+            booked.extend(self._rebook(connection, record, now_nanos).records)
+        return booked
 
     def assign_customer(self, given: Instruction) -> Booking:
         """Book an event to another customer: a reversal and a revision that carry the reason. Raises UnknownEvent.

@@ -19,7 +19,7 @@ import pyarrow as pa
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.domain.usage import Candidate
-from otelbill_collector.ledger.journal import find_claims, list_recent_keys
+from otelbill_collector.ledger.claim_runs import find_claims, list_recent_prefixes, read_prefixes
 from otelbill_collector.ledger.known_keys import KnownKeys
 from otelbill_collector.ledger.segments import build_record, decode_table
 
@@ -68,11 +68,11 @@ class GroupIndex:
 
     def remember(self, connection: sqlite3.Connection) -> None:
         """Fill the filter from the ledger, once, before anything else: newest days first, as far as it has room."""
-        for day, keys in list_recent_keys(connection, self._limits.known_keys_max >> 1):
-            if keys is None:  # no room for this day
+        for day, prefixes in list_recent_prefixes(connection, self._limits.known_keys_max >> 1):
+            if prefixes is None:  # no room for this day and those before
                 self._known.covered_from = day + 1
                 return
-            self._known.add(keys, day)
+            self._known.add(prefixes, day)
 
     def expect(self, keys: Iterable[bytes]) -> None:
         """Take the keys of a batch into memory that are stored nowhere. To be called before members are looked up."""
@@ -84,7 +84,7 @@ class GroupIndex:
                 unknown.append(key)
             else:
                 fresh[key] = members  # the longest unused stands first
-        for key, may_be_stored in zip(unknown, self._known.find(unknown), strict=True):
+        for key, may_be_stored in zip(unknown, self._known.find(read_prefixes(unknown)), strict=True):
             if not may_be_stored:
                 fresh[key] = []
 
@@ -155,7 +155,7 @@ class GroupIndex:
         """After a commit: its members are found in the database from now on; evict the longest unused keys."""
         if self._uncommitted:
             newest = max(member.day for members in self._uncommitted.values() for member in members)
-            self._known.add(list(self._uncommitted), newest)
+            self._known.add(read_prefixes(list(self._uncommitted)), newest)
             self._uncommitted.clear()
         excess = self.size() - self._limits.keys_max
         while excess > 0 and self._stored:
@@ -188,6 +188,7 @@ class GroupIndex:
         day, key = place
         rows = find_claims(connection, day, key)
         members = self._load_members(connection, rows) if rows else []
+        members = [member for member in members if key in member.keys and -1 <= member.day - day <= 1]
         # Members of the transaction in progress stand in memory only.
         known = {member.event_id for member in members}
         for member in self._uncommitted.get(key, ()):
@@ -196,13 +197,17 @@ class GroupIndex:
         self._stored[place] = members
         return members
 
-    def _load_members(self, connection: sqlite3.Connection, rows: Sequence[tuple[int, int]]) -> list[Member]:
+    def _load_members(self, connection: sqlite3.Connection, places: Iterable[tuple[int, int]]) -> list[Member]:
+        positions: dict[int, list[int]] = {}
+        for segment_id, position in places:
+            positions.setdefault(segment_id, []).append(position)
         newest: dict[str, UsageRecord] = {}
-        for segment_id, position in rows:
-            record = build_record(self._load_table(connection, segment_id).slice(position, 1).to_pylist()[0])
-            known = newest.get(record.event_id)
-            if known is None or record.revision > known.revision:
-                newest[record.event_id] = record
+        for segment_id, found in positions.items():
+            for row in self._load_table(connection, segment_id).take(found).to_pylist():
+                record = build_record(row)
+                known = newest.get(record.event_id)
+                if known is None or record.revision > known.revision:
+                    newest[record.event_id] = record
         return [self._adopt(record) for record in newest.values()]
 
     def _adopt(self, record: UsageRecord) -> Member:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from otelbill_collector.domain.records import UsageRecord
+from otelbill_collector.ledger.claim_runs import append_claims
 from otelbill_collector.ledger.segments import decode_table, encode_segment
 
 
@@ -44,38 +45,17 @@ def append_segment(connection: sqlite3.Connection, placed: Sequence[Placed], boo
         "INSERT INTO segment VALUES (?, ?, ?, ?, ?, ?, ?)",
         (segment_id, booked_nanos, min(ended), max(ended), len(placed), chain_digest(last_digest, body), body),
     )
-    connection.executemany(
-        "INSERT INTO claim_key VALUES (?, ?, ?, ?)",
-        sorted(
-            (item.day, key, segment_id, position)
-            for position, item in enumerate(placed)
-            if item.record.sign > 0
-            for key in item.keys
-        ),
-    )
+    _append_claims(connection, segment_id, placed)
     return segment_id
 
 
-def find_claims(connection: sqlite3.Connection, day: int, key: bytes) -> list[tuple[int, int]]:
-    """(segment, position) of every booking under a claim key whose event ended within a day of `day`."""
-    query = "SELECT segment_id, position FROM claim_key WHERE day IN (?, ?, ?) AND key = ?"
-    return connection.execute(query, (day - 1, day, day + 1, key)).fetchall()
-
-
-def list_recent_keys(connection: sqlite3.Connection, limit: int) -> Iterator[tuple[int, list[bytes] | None]]:
-    """(day, claim keys) from the newest day on; None for the first day that would make them more than `limit`."""
-    last: int = 2**62
-    while (row := connection.execute("SELECT max(day) FROM claim_key WHERE day < ?", (last,)).fetchone())[
-        0
-    ] is not None:
-        last = row[0]
-        query = "SELECT DISTINCT key FROM claim_key WHERE day = ? LIMIT ?"
-        keys = [key for (key,) in connection.execute(query, (last, limit + 1))]
-        if len(keys) > limit:
-            yield last, None
-            return
-        limit -= len(keys)
-        yield last, keys
+def _append_claims(connection: sqlite3.Connection, segment_id: int, placed: Sequence[Placed]) -> None:
+    """Reversals need no entry: the revision that follows one, or the record it reverses, has it."""
+    booked = [(position, item) for position, item in enumerate(placed) if item.record.sign > 0]
+    keys = [key for _, item in booked for key in item.keys]
+    positions = [position for position, item in booked for _ in item.keys]
+    if keys:
+        append_claims(connection, segment_id, keys, positions, {item.day for _, item in booked})
 
 
 def chain_digest(previous: bytes, body: bytes) -> bytes:

@@ -5,8 +5,6 @@ Never says no to a key that is stored; says yes to a few that are not, and those
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,11 +14,12 @@ _FILTER_KEYS_MAX = 1 << 22
 _FILTER_KEYS_MIN = 1 << 14  # the first filters are small, so that a small ledger takes little memory
 _BIT = np.left_shift(np.uint8(1), np.arange(8, dtype=np.uint8))
 
-Hashes = NDArray[np.uint64]  # (keys, 2)
+Hashes = NDArray[np.uint64]
+Prefixes = NDArray[np.int64]  # first eight bytes of claim keys
 
 
 class _Filter:
-    """A Bloom filter. Claim keys are digests, so their own bytes serve as hashes."""
+    """A Bloom filter. Claim keys are digests, so their own bits serve as hashes."""
 
     def __init__(self, keys_max: int) -> None:
         self.keys_max = keys_max
@@ -43,8 +42,8 @@ class _Filter:
         return found
 
     def _list_places(self, hashes: Hashes) -> list[NDArray[np.uint64]]:
-        first, step = hashes[:, 0], hashes[:, 1] | np.uint64(1)
-        return [(first + np.uint64(number) * step) & self._mask for number in range(_PROBES)]
+        step = (hashes >> np.uint64(32)) | np.uint64(1)
+        return [(hashes + np.uint64(number) * step) & self._mask for number in range(_PROBES)]
 
 
 class KnownKeys:
@@ -63,18 +62,18 @@ class KnownKeys:
         """Keys remembered."""
         return sum(item.keys for item in self._filters)
 
-    def add(self, keys: Sequence[bytes], newest_day: int) -> None:
-        """Remember 16-byte keys, of which none ended after `newest_day`."""
-        hashes = _read_hashes(keys)
+    def add(self, prefixes: Prefixes, newest_day: int) -> None:
+        """Remember keys, of which none ended after `newest_day`."""
+        hashes = prefixes.astype(np.uint64)
         while len(hashes):
             here = self._find_room()
             part = hashes[: here.keys_max - here.keys]
             here.add(part, newest_day)
             hashes = hashes[len(part) :]
 
-    def find(self, keys: Sequence[bytes]) -> list[bool]:
+    def find(self, prefixes: Prefixes) -> list[bool]:
         """For each key whether it may be stored."""
-        hashes = _read_hashes(keys)
+        hashes = prefixes.astype(np.uint64)
         found = np.zeros(len(hashes), dtype=np.bool_)
         for item in self._filters:
             found |= item.find(hashes)
@@ -86,12 +85,9 @@ class KnownKeys:
         if last is not None and last.keys < last.keys_max:
             return last
         size = min(last.keys_max * 2, _FILTER_KEYS_MAX) if last else _FILTER_KEYS_MIN
+        size = max(1, min(size, self._keys_max >> 2))  # a quarter, so that what is forgotten is not all
         while self._filters and self.size() + size > self._keys_max:
             forgotten = self._filters.pop(0)
             self.covered_from = max(self.covered_from, forgotten.newest_day + 1)
         self._filters.append(_Filter(size))
         return self._filters[-1]
-
-
-def _read_hashes(keys: Sequence[bytes]) -> Hashes:
-    return np.frombuffer(b"".join(keys), dtype=np.uint64).reshape(-1, 2)

@@ -74,6 +74,11 @@ def list_unsettled(connection: sqlite3.Connection, *, limit: int = 1_000) -> lis
     return _list_in_force(connection, lambda table: pc.is_in(table["rating"], value_set=states), limit)
 
 
+def list_unpriced(connection: sqlite3.Connection, *, limit: int) -> list[UsageRecord]:
+    """Bookings in force that no price covered."""
+    return _list_in_force(connection, lambda table: pc.equal(table["rating"], "unpriced"), limit)
+
+
 def _list_in_force(
     connection: sqlite3.Connection, match: Callable[[pa.Table], pa.ChunkedArray], limit: int
 ) -> list[UsageRecord]:

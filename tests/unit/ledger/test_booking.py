@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from otelbill_collector.config import Config
+from otelbill_collector.domain.money import parse_attos
+from otelbill_collector.domain.prices import parse_percent
+from otelbill_collector.domain.ratecard import ChargePrice, Markup, RateCard
 from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.ledger.books import UnknownEvent
 from otelbill_collector.ledger.deadletters import list_dead_letters
@@ -113,6 +117,29 @@ def test_a_parent_that_repeats_its_children_bills_nothing_in_any_order(tmp_path:
     books.books.post_due(NOW + 600 * SECOND)
     row = books.totals()
     assert (row["events"], row["quantities"]["input_tokens"], row["quantities"]["output_tokens"]) == (2, 300, 60)
+    books.close()
+
+
+def test_what_waited_for_a_price_is_rated_when_one_is_there_and_nothing_else_is(tmp_path: Path) -> None:
+    """A new rate card settles unpriced usage by a reversal and a revision; what was priced keeps its price."""
+    queries = {
+        "otelbill.meter": "vector_queries",
+        "otelbill.quantity": 12,
+        "otelbill.unit": "query",
+        "otelbill.customer.id": "acme",
+    }
+    books = TestBooks(tmp_path / "ledger")
+    books.post(TestSpan("search", queries), chat("a"))
+    assert books.books.price_waiting(NOW) == 0
+    books.close()
+
+    card = RateCard((ChargePrice("vector_queries", parse_attos("0.002")),), (Markup(parse_percent("100")),))
+    books = TestBooks(tmp_path / "ledger", Config(rate_card=card))
+    assert books.books.price_waiting(NOW) == 1
+    assert books.books.price_waiting(NOW) == 0
+    charges = {row["model"]: row["charge"] for row in books.usage("model")}
+    assert charges == {None: "0.024", "gpt-4o-mini": "0.000027"}
+    assert [record.note for record in _records(books)][-2:] == ["a price was found", "a price was found"]
     books.close()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import secrets
+import threading
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -70,6 +72,8 @@ class Door:
 
 
 BODY = build_request([chat("a")])
+_ODD_VALUE = {"key": "k", "value": {"arrayValue": {"values": 5}}}
+_ODD_ARRAY = json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [{"attributes": [_ODD_VALUE]}]}]}]}).encode()
 
 
 def test_a_body_reaches_the_writer_as_it_was_sent() -> None:
@@ -96,6 +100,7 @@ def test_a_body_reaches_the_writer_as_it_was_sent() -> None:
         (bytes(10_001), PROTOBUF, "/v1/traces", "POST", 413),
         (b"", {**PROTOBUF, "content-length": "10001"}, "/v1/traces", "POST", 413),
         (b"{", {"content-type": "application/json"}, "/v1/traces", "POST", 400),
+        (_ODD_ARRAY, {"content-type": "application/json"}, "/v1/traces", "POST", 400),
     ],
 )
 def test_what_cannot_be_accepted_is_answered_and_never_submitted(
@@ -112,6 +117,25 @@ def test_what_cannot_be_accepted_is_answered_and_never_submitted(
         assert Status.FromString(answer).message
     assert door.counted == [("http", str(status))]
     assert door.admission.inflight_bytes == 0
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip"])
+def test_a_large_body_is_converted_beside_the_event_loop(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifteen megabytes of JSON take seconds, in which health checks and all other senders must be answered."""
+    threads: list[threading.Thread] = []
+
+    def watch(body: bytes, *rest: Any) -> bytes:
+        threads.append(threading.current_thread())
+        return inflate_body(body, *rest)
+
+    monkeypatch.setattr("otelbill_collector.receive.http.inflate_body", watch)
+    document = json.dumps({"resourceSpans": [], "rest": secrets.token_hex(8_000)}).encode()[:-2] + b'"}'
+    limits = ReceiveLimits(body_bytes_max=100_000, decompressed_bytes_max=100_000, inflight_bytes_max=200_000)
+    headers = {"content-type": "application/json", "content-encoding": encoding}
+    body = gzip.compress(document) if encoding else document
+    assert Door(limits=limits).post(body, headers)[0] == 200
+    assert threads
+    assert threads[0] is not threading.main_thread()
 
 
 def test_metrics_and_logs_are_taken_and_set_aside() -> None:

@@ -1,0 +1,115 @@
+"""Where members of claim groups stand: claim key -> (segment, position), in sorted runs. Owns their SQL and merging.
+
+Keys are digests. A table ordered by them would dirty a page for every key; a run is written in one piece, and sixteen
+runs of a level become one of the next, so that a key is written a few times whatever the ledger's size. Only the first
+eight bytes of a key are kept: whoever finds an entry checks the span it leads to.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ENTRY = np.dtype([("key", "<i8"), ("segment", "<u4"), ("position", "<u4")])
+_CHUNK_ENTRIES = 4_096
+_RUNS_PER_LEVEL = 16
+_RUN_ENTRIES_MAX = 1 << 20  # a merge happens within a commit, and must stay short beside it
+
+Prefixes = NDArray[np.int64]
+Entries = NDArray[Any]  # of _ENTRY: numpy has no static type for records
+
+
+def read_prefixes(keys: Sequence[bytes]) -> Prefixes:
+    """The first eight bytes of 16-byte keys as integers."""
+    prefixes: Prefixes = np.frombuffer(b"".join(keys), dtype="<i8")[::2]
+    return prefixes
+
+
+def append_claims(
+    connection: sqlite3.Connection, segment_id: int, keys: Sequence[bytes], positions: Sequence[int], days: set[int]
+) -> None:
+    """Keep that each key leads to the record at its position in the segment. Call inside a write transaction."""
+    entries: Entries = np.empty(len(keys), dtype=_ENTRY)
+    entries["key"] = read_prefixes(keys)
+    entries["segment"] = segment_id
+    entries["position"] = positions
+    _save_run(connection, 0, entries, min(days), max(days))
+    _merge_runs(connection, 0)
+
+
+def find_claims(connection: sqlite3.Connection, day: int, key: bytes) -> list[tuple[int, int]]:
+    """(segment, position) of the bookings under a key within a day of `day`; may hold some of other keys and days."""
+    prefix = int.from_bytes(key[:8], "little", signed=True)
+    query = "SELECT run_id FROM claim_run WHERE day_max >= ? AND day_min <= ?"
+    found: list[tuple[int, int]] = []
+    for (run_id,) in connection.execute(query, (day - 1, day + 1)).fetchall():
+        found.extend(_search_run(connection, run_id, prefix))
+    # Ledgers from before the runs.
+    query = "SELECT segment_id, position FROM claim_key WHERE day IN (?, ?, ?) AND key = ?"
+    found.extend(connection.execute(query, (day - 1, day, day + 1, key)))
+    return found
+
+
+def list_recent_prefixes(connection: sqlite3.Connection, limit: int) -> Iterator[tuple[int, Prefixes | None]]:
+    """(newest day, prefixes) of each run, newest day first; None where days begin that are not all within `limit`."""
+    (oldest,) = connection.execute("SELECT max(day) FROM claim_key").fetchone()
+    runs = connection.execute("SELECT run_id, day_max, entries FROM claim_run ORDER BY day_max DESC").fetchall()
+    for run_id, day, count in runs:
+        limit -= count
+        if limit < 0 or (oldest is not None and day <= oldest):
+            yield day, None
+            return
+        yield day, _load_run(connection, run_id)["key"]
+    if oldest is not None:
+        yield oldest, None
+
+
+def _search_run(connection: sqlite3.Connection, run_id: int, prefix: int) -> Iterator[tuple[int, int]]:
+    query = "SELECT first_key, body FROM claim_chunk WHERE run_id = ? AND last_key >= ? ORDER BY last_key, first_key"
+    for first_key, body in connection.execute(query, (run_id, prefix)):
+        if first_key > prefix:
+            return
+        entries = np.frombuffer(body, dtype=_ENTRY)
+        start, end = np.searchsorted(entries["key"], prefix, "left"), np.searchsorted(entries["key"], prefix, "right")
+        for entry in entries[start:end]:
+            yield int(entry["segment"]), int(entry["position"])
+
+
+def _save_run(connection: sqlite3.Connection, level: int, entries: Entries, day_min: int, day_max: int) -> None:
+    ordered = entries[np.argsort(entries["key"], kind="stable")]
+    row = (level, day_min, day_max, len(ordered))
+    run_id = connection.execute(
+        "INSERT INTO claim_run (level, day_min, day_max, entries) VALUES (?, ?, ?, ?)", row
+    ).lastrowid
+    chunks = [ordered[start : start + _CHUNK_ENTRIES] for start in range(0, len(ordered), _CHUNK_ENTRIES)]
+    connection.executemany(
+        "INSERT INTO claim_chunk (run_id, last_key, first_key, body) VALUES (?, ?, ?, ?)",
+        [(run_id, int(chunk["key"][-1]), int(chunk["key"][0]), chunk.tobytes()) for chunk in chunks],
+    )
+
+
+def _merge_runs(connection: sqlite3.Connection, level: int) -> None:
+    """Sixteen runs of a level become one of the next, or as many of them as one run may hold."""
+    query = "SELECT run_id, day_min, day_max, entries FROM claim_run WHERE level = ? AND entries <= ? ORDER BY run_id"
+    runs = connection.execute(query, (level, _RUN_ENTRIES_MAX >> 1)).fetchall()
+    if len(runs) < _RUNS_PER_LEVEL:
+        return
+    sizes = list(accumulate(count for *_, count in runs))
+    runs = [run for run, size in zip(runs, sizes, strict=True) if size <= _RUN_ENTRIES_MAX]
+    merged = np.concatenate([_load_run(connection, run_id) for run_id, *_ in runs])
+    gone = [(run_id,) for run_id, *_ in runs]
+    connection.executemany("DELETE FROM claim_chunk WHERE run_id = ?", gone)
+    connection.executemany("DELETE FROM claim_run WHERE run_id = ?", gone)
+    _save_run(connection, level + 1, merged, min(run[1] for run in runs), max(run[2] for run in runs))
+    _merge_runs(connection, level + 1)
+
+
+def _load_run(connection: sqlite3.Connection, run_id: int) -> Entries:
+    query = "SELECT body FROM claim_chunk WHERE run_id = ? ORDER BY last_key, first_key"
+    bodies = [body for (body,) in connection.execute(query, (run_id,))]
+    return np.frombuffer(b"".join(bodies), dtype=_ENTRY)

@@ -1,0 +1,113 @@
+"""Claim keys in sorted runs and the filter before them: nothing that was written is ever missed."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections import defaultdict
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from otelbill_collector.ledger import claim_runs
+from otelbill_collector.ledger.claim_runs import append_claims, find_claims, list_recent_prefixes, read_prefixes
+from otelbill_collector.ledger.known_keys import KnownKeys
+from otelbill_collector.ledger.schema import migrate_schema
+
+DAY = 20_000
+
+
+def make_key(number: int) -> bytes:
+    return hashlib.sha256(str(number).encode()).digest()[:16]
+
+
+@pytest.fixture
+def ledger() -> sqlite3.Connection:
+    return open_ledger()
+
+
+def open_ledger() -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    migrate_schema(connection)
+    return connection
+
+
+COMMITS = st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=9), min_size=1, max_size=70)
+
+
+@settings(max_examples=60, deadline=None)
+@given(COMMITS, st.sampled_from([2, 5, 4_096]), st.sampled_from([20, 1 << 20]))
+def test_every_place_of_a_key_is_found_after_any_merges(commits: list[list[int]], chunk: int, cap: int) -> None:
+    """Guarantee: whatever the sizes of commits, chunks and runs, a key leads to all its places and to no other's."""
+    connection = open_ledger()
+    wanted: dict[int, set[tuple[int, int]]] = defaultdict(set)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claim_runs, "_CHUNK_ENTRIES", chunk)
+        patch.setattr(claim_runs, "_RUN_ENTRIES_MAX", cap)
+        for segment, numbers in enumerate(commits, start=1):
+            keys = [make_key(number) for number in numbers]
+            append_claims(connection, segment, keys, list(range(len(keys))), {DAY})
+            for position, number in enumerate(numbers):
+                wanted[number].add((segment, position))
+        for number in range(13):
+            found = find_claims(connection, DAY, make_key(number))
+            assert len(found) == len(set(found))
+            assert set(found) == wanted[number]
+
+
+def test_runs_stay_few(ledger: sqlite3.Connection) -> None:
+    """Guarantee: a thousand small commits leave a few runs, so that a look-up does not grow with their number."""
+    for segment in range(1, 1_001):
+        append_claims(ledger, segment, [make_key(segment)], [0], {DAY})
+    (runs,) = ledger.execute("SELECT count(*) FROM claim_run").fetchone()
+    assert runs <= 3 * 16
+    assert find_claims(ledger, DAY, make_key(77)) == [(77, 0)]
+
+
+def test_keys_are_looked_for_in_the_days_around(ledger: sqlite3.Connection) -> None:
+    """Guarantee: a run of the day before or after is searched, one of two days away is not."""
+    for segment, day in enumerate((DAY - 2, DAY - 1, DAY, DAY + 1, DAY + 2), start=1):
+        append_claims(ledger, segment, [make_key(1)], [0], {day})
+    assert sorted(find_claims(ledger, DAY, make_key(1))) == [(2, 0), (3, 0), (4, 0)]
+
+
+def test_keys_written_before_there_were_runs_are_found(ledger: sqlite3.Connection) -> None:
+    """Guarantee: a ledger of an older version keeps its groups."""
+    ledger.execute("INSERT INTO claim_key VALUES (?, ?, 7, 3)", (DAY, make_key(1)))
+    append_claims(ledger, 8, [make_key(1)], [0], {DAY})
+    assert sorted(find_claims(ledger, DAY + 1, make_key(1))) == [(7, 3), (8, 0)]
+    days = list(list_recent_prefixes(ledger, 1_000))
+    assert days[-1] == (DAY, None), "its days must not be taken for known"
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 10**9), max_size=300), st.integers(1, 60_000))
+def test_the_filter_never_denies_a_key_of_a_covered_day(numbers: list[int], keys_max: int) -> None:
+    """Guarantee: a stored span is never taken for absent, whatever the bound; a full filter gives up whole days."""
+    known = KnownKeys(keys_max)
+    keys = [make_key(number) for number in numbers]
+    for day in range(DAY, DAY + 3):
+        known.add(read_prefixes(keys), day)
+        if known.covered_from <= day:
+            assert all(known.find(read_prefixes(keys)))
+    assert known.covers(DAY + 10)
+
+
+def test_a_full_filter_forgets_the_oldest_days() -> None:
+    """Guarantee: memory is bounded; days that are no longer covered say so, and are asked in the ledger."""
+    known = KnownKeys(100_000)
+    for day in range(DAY, DAY + 20):
+        known.add(read_prefixes([make_key(day * 20_000 + number) for number in range(20_000)]), day)
+    assert known.size() <= 100_000
+    assert DAY < known.covered_from <= DAY + 19
+    assert not known.covers(known.covered_from)
+    assert known.covers(known.covered_from + 1)
+
+
+def test_most_new_keys_need_no_query() -> None:
+    """Guarantee: of keys that are not stored, fewer than one in fifty is looked for."""
+    known = KnownKeys(1_000_000)
+    known.add(read_prefixes([make_key(number) for number in range(30_000)]), DAY)
+    found = known.find(read_prefixes([make_key(number) for number in range(30_000, 40_000)]))
+    assert sum(found) < 200
