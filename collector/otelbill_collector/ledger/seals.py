@@ -32,11 +32,12 @@ class Sealed:
         return " || '/' || ".join(["CAST(" + parts[0] + " AS TEXT)", *parts[1:]])
 
 
-# Not here: segment.body (chained), claim_key, rollup and stripe_intent_count (counted again), price_version (its id is
-# its digest), row_seal itself (a wrong seal fits no row). A test holds this list against the schema.
+# Not here: segment.body (chained); claim_key, claim_chunk, rollup and stripe_intent_count (derived again); price_version
+# (its id is its digest); row_seal itself (a wrong seal fits no row). A test holds this list against the schema.
 SEALED = (
     Sealed("segment", ("segment_id",), ("booked_nanos", "ended_min", "ended_max", "record_count", "digest")),
     Sealed("due_group", ("due_nanos", "day", "key"), (), blob_key=True),
+    Sealed("claim_run", ("run_id",), ("level", "day_min", "day_max", "entries")),
     Sealed("instruction", ("instruction_id",), ("event_id", "customer_id", "operator", "reason", "given_nanos")),
     Sealed("resolution", ("resolution_id",), ("event_id", "quantities", "operator", "reason", "given_nanos")),
     Sealed(
