@@ -251,3 +251,23 @@ def test_an_instruction_names_its_event_by_any_of_its_own_ids(books: TestBooks, 
     identifier = {"event_id": record.event_id, "record_id": record.record_id, "explicit": "job-17"}[kind]
     books.books.assign_customer(Instruction(identifier, "globex", "op", "test", NOW))
     assert [row["customer"] for row in books.usage()] == ["globex"]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("days", [0, 1, 2, 40, -40])
+def test_an_event_id_bills_once_however_late_the_retry(books: TestBooks, days: int, restart: bool) -> None:
+    """A job that is run again next month under its event id is the same event, whatever is still in memory."""
+
+    def record(name: str, day: int, pages: int = 3) -> TestSpan:
+        at = T0 + day * 86_400 * SECOND
+        given = {"otelbill.meter": "pages", "otelbill.quantity": pages, "otelbill.event.id": "job-17"}
+        return TestSpan(name, given, trace=name, started=at, ended=at)
+
+    later = T0 + 60 * 86_400 * SECOND
+    books.post(record("first", 0), now=later)
+    books.post(chat("between", started=T0 + 9 * 86_400 * SECOND, ended=T0 + 9 * 86_400 * SECOND), now=later)
+    if restart:
+        books.reopen()
+    assert books.post(record("again", days), now=later).duplicate == 1
+    assert books.post(record("other", days, pages=4), now=later).dead_lettered == 1
+    assert [row["quantities"] for row in books.usage(where={"customer": ""})] == [{"pages": 3}]
