@@ -34,12 +34,22 @@ def append_claims(
     connection: sqlite3.Connection, segment_id: int, keys: Sequence[bytes], positions: Sequence[int], days: set[int]
 ) -> None:
     """Keep that each key leads to the record at its position in the segment. Call inside a write transaction."""
+    _save_run(connection, 0, make_entries(segment_id, keys, positions), min(days), max(days))
+    _merge_runs(connection, 0)
+
+
+def make_entries(segment_id: int, keys: Sequence[bytes], positions: Sequence[int]) -> Entries:
+    """One entry per key, in the order given."""
     entries: Entries = np.empty(len(keys), dtype=_ENTRY)
     entries["key"] = read_prefixes(keys)
     entries["segment"] = segment_id
     entries["position"] = positions
-    _save_run(connection, 0, entries, min(days), max(days))
-    _merge_runs(connection, 0)
+    return entries
+
+
+def read_entries(body: bytes) -> Entries:
+    """The entries of a chunk. Raises ValueError for what is no chunk."""
+    return np.frombuffer(body, dtype=_ENTRY)
 
 
 def find_claims(connection: sqlite3.Connection, day: int, key: bytes) -> list[tuple[int, int]]:

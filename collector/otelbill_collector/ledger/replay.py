@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from otelbill_collector.ledger import evidence, rollups
-from otelbill_collector.ledger.derived import KEYS, ROLLUPS, KeyFunction, derive_key_rows
+from otelbill_collector.ledger.claim_runs import append_claims
+from otelbill_collector.ledger.derived import ROLLUPS, KeyFunction, derive_key_rows
 from otelbill_collector.ledger.findings import Progress, Report, ignore_progress
 from otelbill_collector.ledger.journal import find_high_water, find_last_segment, save_high_water
 
-_REPLAYED = {"claim_key": KEYS, "rollup": ROLLUPS}
+_REPLAYED = ("claim_key", "claim_run", "claim_chunk", "rollup")
 
 
 class ReplayRefused(RuntimeError):
@@ -46,11 +47,14 @@ def replay_derived(
     last = find_last_segment(connection)
     mark = find_high_water(connection, rollups.NAME)
     bound = min(max(mark, 0), last)
+    # Segments from before the runs keep their keys where they are.
+    (rows_upto,) = connection.execute("SELECT coalesce(max(segment_id), 0) FROM claim_key").fetchone()
     for table in _REPLAYED:
         connection.execute(f"CREATE TEMP TABLE before_{table} AS SELECT * FROM main.{table}")
         connection.execute(f"DELETE FROM main.{table}")
+    connection.execute("DELETE FROM row_seal WHERE table_name = 'claim_run'")  # of rows that were lost, too
     try:
-        _rebuild_keys(connection, last, keys_of, progress)
+        _rebuild_keys(connection, last, min(rows_upto, last), keys_of, progress)
         _rebuild_rollups(connection, bound, progress)
         replayed = [_compare(connection, table) for table in _REPLAYED]
         while rollups.fold_rollups(connection):  # what came after the mark is new, not different
@@ -61,12 +65,18 @@ def replay_derived(
             connection.execute(f"DROP TABLE IF EXISTS temp.before_{table}")
 
 
-def _rebuild_keys(connection: sqlite3.Connection, last: int, keys_of: KeyFunction, progress: Progress) -> None:
+def _rebuild_keys(
+    connection: sqlite3.Connection, last: int, rows_upto: int, keys_of: KeyFunction, progress: Progress
+) -> None:
     report = Report()
 
     def consume(segment_id: int, table: pa.Table) -> None:
-        rows = sorted(set(derive_key_rows(segment_id, table, keys_of)))
-        connection.executemany("INSERT INTO main.claim_key VALUES (?, ?, ?, ?)", rows)
+        rows = list(derive_key_rows(segment_id, table, keys_of))
+        if segment_id <= rows_upto:
+            connection.executemany("INSERT INTO main.claim_key VALUES (?, ?, ?, ?)", sorted(set(rows)))
+        elif rows:
+            days = {row[0] for row in rows}
+            append_claims(connection, segment_id, [row[1] for row in rows], [row[3] for row in rows], days)
 
     evidence.check_segments(connection, last, report, progress, consume)
     if report.findings:
