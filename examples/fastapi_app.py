@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 import openai
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 
 import otelbill
 
@@ -37,7 +37,10 @@ app = FastAPI(lifespan=run)
 @app.middleware("http")
 async def attribute(request: Request, call_next):
     """Everything that the request does is usage of its customer, in worker threads and streamed bodies too."""
-    async with otelbill.customer(request.headers["x-customer"]):
+    customer = request.headers.get("x-customer")
+    if customer is None:
+        return PlainTextResponse("say who you are: X-Customer: acme\n", status_code=401)
+    async with otelbill.customer(customer):
         return await call_next(request)
 
 

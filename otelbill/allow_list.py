@@ -25,6 +25,7 @@ NESTED_MAX_DEPTH: Final = 6
 
 EMAIL: Final = re.compile(r"[^\s@<>\"']+@[^\s@<>\"']+\.[A-Za-z]{2,}")
 _USAGE_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_.\-]{0,63}")
+_NUMBER_TEXT = re.compile(r"[+-]?[0-9.]{1,40}([eE][+-]?[0-9]{1,3})?", re.ASCII)
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -33,6 +34,13 @@ def pass_number(value: object) -> AttributeValue | None:
     if isinstance(value, bool):
         return None
     return value if isinstance(value, float) or (isinstance(value, int) and value in _INT64) else None
+
+
+def pass_count(value: object) -> AttributeValue | None:
+    """A number, or the text of one: some emitters write counts as text, and the sidecar must see a broken one."""
+    if isinstance(value, str):
+        return value if _NUMBER_TEXT.fullmatch(value) else None
+    return pass_number(value)
 
 
 def pass_flag(value: object) -> AttributeValue | None:
@@ -155,7 +163,8 @@ _BY_RULE: tuple[tuple[Rule, str], ...] = (
         langfuse.observation.type langfuse.observation.model.name langfuse.observation.level
         langfuse.observation.completion_start_time langsmith.span.kind langsmith.metadata.ls_model_name
         langsmith.metadata.ls_provider langsmith.metadata.ls_model_type litellm.call_id litellm.provider.model
-        logfire.span_type error.llm_provider rpc.system rpc.service rpc.method cloud.region""",
+        logfire.span_type sdk_span_type type response_id error.llm_provider
+        rpc.system rpc.service rpc.method cloud.region""",
     ),
     (pass_identifiers, "gen_ai.response.finish_reasons gen_ai.response.finish_reason anthropic.beta"),
     (
@@ -204,7 +213,7 @@ def find_rule(name: str) -> Rule | None:
     """The form in which the span attribute `name` may leave, or `None` if it may not."""
     rule = _EXACT.get(name)
     if rule is None and name.startswith(_NUMBER_PREFIXES):
-        return pass_number
+        return pass_count
     return rule
 
 

@@ -100,6 +100,10 @@ class Sidecar:
         assert self._process is not None, "not started"
         return self._process.pid
 
+    @property
+    def _place(self) -> list[str]:
+        return ["--config", str(self.config), "--data-dir", str(self.data_dir)]
+
     def write_config(self, settings: Mapping[str, Json]) -> None:
         """Replace the configuration file; in force from the next start on."""
         self.settings = dict(settings)
@@ -109,8 +113,7 @@ class Sidecar:
         """Start the process without waiting for it."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "otelbill_collector.cli", "collector"]
-                + ["--config", str(self.config), "--data-dir", str(self.data_dir)],
+                [sys.executable, "-m", "otelbill_collector.cli", "collector", *self._place],
                 env=_environment(),
                 cwd=REPOSITORY,
                 stdout=log,
@@ -190,14 +193,22 @@ class Sidecar:
         found = [match for match in map(_METRIC.match, lines) if match and match["name"] == name]
         return {match["labels"] or "": float(match["value"]) for match in found}
 
-    def count_spans(self) -> dict[str, int]:
-        """What became of the spans since this process started: result -> count."""
-        samples = self.metrics("otelbill_spans_total")
-        return {labels.split('"')[1]: int(value) for labels, value in samples.items()}
+    def count_spans(self, total: int = 0) -> dict[str, int]:
+        """What became of the spans since this process started: result -> count, once they add up to `total`.
+
+        Senders are answered first and metrics are counted right after, so a test must wait for them.
+        """
+
+        def count() -> dict[str, int] | None:
+            samples = self.metrics("otelbill_spans_total")
+            counts = {labels.split('"')[1]: int(value) for labels, value in samples.items()}
+            return counts if sum(counts.values()) >= total else None
+
+        return dict(await_value(count, f"{total} spans are counted"))
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run an `otelbill` command on this ledger and configuration."""
-        return run_command(*arguments, "--config", str(self.config), "--data-dir", str(self.data_dir))
+        return run_command(*arguments, *self._place)
 
     def list_json(self, *arguments: str) -> list[Json]:
         """Run a command with --json and return its values: one per line, or one document."""

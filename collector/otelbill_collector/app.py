@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import sqlite3
 import threading
 import time
@@ -18,13 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import grpc
-import uvicorn
-
-from otelbill_collector.config import Address, Config
+from otelbill_collector.audit import build_metering, find_damage
+from otelbill_collector.config import Config
 from otelbill_collector.decode.select import select_span
 from otelbill_collector.domain.instants import NANOS
 from otelbill_collector.domain.rating import Rater
+from otelbill_collector.domain.records import Receipt
 from otelbill_collector.explanation import NothingFound, explain_identifier, render_record
 from otelbill_collector.export.metrics import Levels, SidecarMetrics
 from otelbill_collector.export.otlp import ForwardSettings, OtlpForwarder
@@ -39,11 +37,11 @@ from otelbill_collector.jobs import Housekeeper, Job
 from otelbill_collector.ledger.books import Books, UnknownEvent
 from otelbill_collector.ledger.deadletters import count_dead_letters, list_dead_letters
 from otelbill_collector.ledger.lineage import list_unsettled
-from otelbill_collector.ledger.meters import Metering
 from otelbill_collector.ledger.outbox_views import count_states, find_oldest_waiting
 from otelbill_collector.ledger.resolutions import InvalidResolution, NotHeld
 from otelbill_collector.ledger.rollups import count_events, load_usage
 from otelbill_collector.ledger.sqlite import LedgerUnavailable, SqliteStore
+from otelbill_collector.listeners import CannotStart, QuietServer, bind_grpc, bind_sockets
 from otelbill_collector.operations import NoStripe, Operations, StripeDesk, render_letter, render_status
 from otelbill_collector.pipeline import Carried, Limits, Request, Stages, carry_batch
 from otelbill_collector.receive.admission import Admission, ReceiveLimits
@@ -60,14 +58,6 @@ _JOBS_SECONDS = 1.0
 _GRPC_STOP_SECONDS = 5.0
 # Spans and records are acyclic, and by the ten thousand alive: looking for cycles among them took a third of the CPU.
 _GC_THRESHOLDS = (200_000, 20, 100)
-
-
-class CannotStart(RuntimeError):
-    """The sidecar refuses to start. `problems` lists everything that is in the way, each with its remedy."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = tuple(problems)
 
 
 def read_clock() -> int:
@@ -112,13 +102,8 @@ def build_desk(config: Config, store: SqliteStore) -> StripeDesk | None:
         customers={name: item.stripe for name, item in config.customers.items() if item.stripe is not None},
         rate_per_second=stripe.rate_per_second,
     )
-    money = settings.mode is MeteringMode.MONEY
-    metering = Metering(
-        settings.window_nanos,
-        settings.event_name if money else None,
-        {} if money else stripe.meters,
-        stripe.since_nanos,
-    )
+    metering = build_metering(config)
+    assert metering is not None
     account = open_account(settings)
     pacers = [
         Pacer(settings.rate, read_nanos=time.monotonic_ns, pause=lambda nanos: time.sleep(nanos / NANOS))
@@ -150,7 +135,7 @@ class Sidecar:
         self._config = config
         self._clock = clock
         self._ready = threading.Event()
-        self._sockets, problems = _bind_sockets((config.listen.http, config.listen.api, config.listen.grpc))
+        self._sockets, problems = bind_sockets((config.listen.http, config.listen.api, config.listen.grpc))
         if len(self._sockets) == 3:
             self._sockets.pop().close()  # gRPC binds by itself; this only finds out whether it can
         if not problems:
@@ -158,11 +143,23 @@ class Sidecar:
                 self._store = SqliteStore(config.data_dir)
             except LedgerUnavailable as error:
                 problems.append(str(error))
+            else:
+                problems.extend(find_damage(self._store))
+                if problems:
+                    self._store.close()
         if problems:
-            for item in self._sockets:
-                item.close()
+            self._close_sockets()
             raise CannotStart(problems)
-        self._wire()
+        try:
+            self._wire()
+        except BaseException:
+            self._close_sockets()
+            self._store.close()
+            raise
+
+    def _close_sockets(self) -> None:
+        for item in self._sockets:
+            item.close()
 
     def _wire(self) -> None:
         config = self._config
@@ -186,9 +183,21 @@ class Sidecar:
             linger_seconds=limits.commit_linger_ms / 1_000,
         )
         operations = self._operations
-        jobs = [Job("claims", lambda _: operations.decide_due()), Job("fold", lambda _: operations.fold())]
-        jobs.append(Job("stripe", lambda _: operations.send_due()))
+        jobs = [
+            Job("prices", lambda _: self._price_waiting()),
+            Job("claims", lambda _: operations.decide_due()),
+            Job("fold", lambda _: operations.fold()),
+            Job("stripe", lambda _: operations.send_due()),
+        ]
+        self._prices_are_new = True  # the rate card changes with a restart only
         self._housekeeper = Housekeeper(jobs, clock=self._clock, interval_seconds=_JOBS_SECONDS)
+
+    def _price_waiting(self) -> None:
+        if self._prices_are_new:
+            priced = self._operations.price_waiting()
+            self._prices_are_new = False
+            if priced:
+                _log.info("%d events that waited for a price are rated now", priced)
 
     def _build_forwarder(self) -> OtlpForwarder | None:
         forward = self._config.forward
@@ -198,38 +207,50 @@ class Sidecar:
         return OtlpForwarder(settings, lambda result, spans: self._metrics.forwarded.labels(result).inc(spans))
 
     async def serve(self, on_ready: Callable[[], None] = lambda: None) -> None:
-        """Run until SIGTERM or SIGINT, then drain: everything received is committed before this returns."""
+        """Run until SIGTERM or SIGINT, then drain: everything received is committed before this returns.
+
+        However it ends, threads, ports and ledger are given back.
+        """
+        self._committer.start()
+        self._housekeeper.start()
+        if self._forwarder is not None:
+            self._forwarder.start()
+        try:
+            await self._listen(on_ready)
+        finally:
+            await asyncio.to_thread(self._shut_down)
+
+    async def _listen(self, on_ready: Callable[[], None]) -> None:
         config = self._config
         server = build_server(
             OtlpGrpc(self._submit, self._admission, self._metrics.count_request),
             message_bytes_max=config.limits.decompressed_bytes,
         )
-        _bind_grpc(server, config.listen.grpc)
+        bind_grpc(server, config.listen.grpc)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        http = _Server(OtlpHttp(self._submit, self._admission, self._metrics.count_request))
-        api = _Server(build_api(self._build_handlers()))
-        self._committer.start()
-        self._housekeeper.start()
-        if self._forwarder is not None:
-            self._forwarder.start()
+        http = QuietServer(OtlpHttp(self._submit, self._admission, self._metrics.count_request))
+        api = QuietServer(build_api(self._build_handlers()))
         await server.start()
         tasks = [asyncio.create_task(item.serve(sockets=[bound])) for item, bound in zip((http, api), self._sockets,
                                                                                          strict=True)]  # fmt: skip
-        while not (http.started and api.started):
-            await asyncio.sleep(0.01)
-        self._announce()
-        gc.freeze()
-        gc.set_threshold(*_GC_THRESHOLDS)
-        on_ready()
-        await stop.wait()
-        self._ready.clear()
-        http.should_exit = api.should_exit = True
-        await server.stop(_GRPC_STOP_SECONDS)
-        await asyncio.gather(*tasks)
-        await asyncio.to_thread(self._shut_down)
+        try:
+            while not (http.started and api.started) and not any(task.done() for task in tasks):
+                await asyncio.sleep(0.01)
+            if any(task.done() for task in tasks):
+                raise CannotStart(["a listener ended while it started; the log says why"])
+            self._announce()
+            gc.freeze()
+            gc.set_threshold(*_GC_THRESHOLDS)
+            on_ready()
+            await stop.wait()
+        finally:
+            self._ready.clear()
+            http.should_exit = api.should_exit = True
+            await server.stop(_GRPC_STOP_SECONDS)
+            await asyncio.gather(*tasks)
 
     def _announce(self) -> None:
         """Tell the command line where the API of this ledger's sidecar is."""
@@ -238,6 +259,7 @@ class Sidecar:
         self._ready.set()
 
     def _shut_down(self) -> None:
+        self._close_sockets()
         self._committer.stop()
         self._housekeeper.stop()
         self._housekeeper.run_once()
@@ -262,7 +284,9 @@ class Sidecar:
         if carried.posted is not None:
             self._metrics.count_records(carried.posted.booking.records)
         if self._forwarder is not None:
-            for request, members in zip(requests, carried.members, strict=True):
+            for request, answer, members in zip(requests, carried.answers, carried.members, strict=True):
+                if not isinstance(answer, Receipt):
+                    continue  # not taken: its sender will send it in another form, or never
                 booked = {
                     (member.candidate.trace_id, member.candidate.span_id): member.booked
                     for member in members
@@ -343,55 +367,6 @@ def _require_texts(arguments: dict[str, Any], names: Sequence[str]) -> dict[str,
         if not isinstance(arguments.get(name), str) or not arguments[name].strip():
             raise BadQuery(f"{name}: give a non-empty text")
     return {name: arguments[name] for name in names}
-
-
-class _Server(uvicorn.Server):
-    """A uvicorn server that leaves signals to the sidecar."""
-
-    def __init__(self, application: Any) -> None:
-        config = uvicorn.Config(
-            application,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=10,
-            server_header=False,
-        )
-        super().__init__(config)
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _bind_sockets(addresses: Sequence[Address]) -> tuple[list[socket.socket], list[str]]:
-    bound, problems = [], []
-    for address in addresses:
-        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        item = socket.socket(family, socket.SOCK_STREAM)
-        item.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            item.bind((address.host, address.port))
-            item.listen(512)
-        except OSError as error:
-            item.close()
-            problems.append(_describe_port(address, error.strerror or str(error)))
-        else:
-            item.setblocking(False)
-            bound.append(item)
-    return bound, problems
-
-
-def _bind_grpc(server: grpc.aio.Server, address: Address) -> None:
-    try:
-        server.add_insecure_port(str(address))
-    except RuntimeError as error:
-        raise CannotStart([_describe_port(address, "address in use or not permitted")]) from error
-
-
-def _describe_port(address: Address, why: str) -> str:
-    return f"cannot listen on {address}: {why}; stop the other program or set `listen` in otelbill.yaml"
 
 
 def find_sidecar(data_dir: Path) -> str | None:

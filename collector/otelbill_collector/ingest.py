@@ -10,6 +10,7 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ class GroupCommitter:
     def submit(self, request: Request) -> Future[Answer]:
         """Queue a request; the future gives its answer after the commit, or raises Refused."""
         pending = Pending(request, Future())
+        # A sender that gives up must not cancel what the writer will answer: setting a cancelled future raises.
+        pending.answer.set_running_or_notify_cancel()
         self._queue.put(pending)
         return pending.answer
 
@@ -74,9 +77,11 @@ class GroupCommitter:
         if first is None:
             return [], True
         batch, size = [first], len(first.request.body)
+        # One linger for the batch: were it counted from each arrival, a steady trickle would put off the commit.
+        deadline = time.monotonic() + self._linger_seconds
         while size < self._batch_bytes_max:
             try:
-                item = self._queue.get(timeout=self._linger_seconds)
+                item = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 return batch, False
             if item is None:

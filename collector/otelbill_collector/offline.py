@@ -44,15 +44,15 @@ def rate_spans(spans: Iterable[SpanView], rules: RuleSet) -> list[Json]:
         else:
             members.setdefault(identify_candidate(candidate), candidate)
     rows = [_render_problem(candidate, problem) for candidate, problem in broken]
-    for group in _list_groups(list(members.values())):
+    for group in list_groups(list(members.values())):
         for candidate, decision in zip(group, rules.decide(group, FINAL_NANOS), strict=True):
-            if candidate.role is not Role.LINK:
+            if candidate.role is not Role.LINK or decision.billable:  # a frame may imply a call nobody described
                 rows.append(_render(candidate, decision, rules))
     rows.sort(key=lambda row: (row["ended_at"], row["event_id"]))
     return rows
 
 
-def _list_groups(candidates: Sequence[Candidate]) -> Iterator[list[Candidate]]:
+def list_groups(candidates: Sequence[Candidate]) -> Iterator[list[Candidate]]:
     """Connected components over claim keys, each in a stable order."""
     by_key: dict[bytes, list[int]] = {}
     keys = [collect_keys(candidate, claim_keys) for candidate in candidates]

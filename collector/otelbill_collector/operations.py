@@ -28,7 +28,7 @@ from otelbill_collector.ledger.instructions import Instruction
 from otelbill_collector.ledger.meters import Metering, fold_meters
 from otelbill_collector.ledger.outbox_views import status
 from otelbill_collector.ledger.resolutions import Resolution
-from otelbill_collector.ledger.rollups import fold_rollups
+from otelbill_collector.ledger.rollups import count_events, fold_rollups
 from otelbill_collector.pipeline import Request, Stages, carry_batch
 
 Json = dict[str, Any]  # answers are printed or sent as JSON
@@ -78,6 +78,15 @@ class Operations:
     def decide_due(self) -> int:
         """Decide again the claim groups whose time has come; returns the number of records booked."""
         return len(self.books.post_due(self._clock()).records)
+
+    def price_waiting(self) -> int:
+        """Rate what waits for a price, which a new rate card may hold; returns how many events were priced."""
+        self.fold()
+        if not self.books.store.read(count_events)["unpriced"]:
+            return 0
+        priced = self.books.price_waiting(self._clock())
+        self.fold()
+        return priced
 
     def assign_customer(self, *, event_id: str, customer_id: str, operator: str, reason: str) -> Json:
         """Book an event to a customer. Raises UnknownEvent."""

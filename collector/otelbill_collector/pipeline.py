@@ -20,6 +20,8 @@ from otelbill_collector.ledger.groups import Member
 
 EARLIEST_NANOS = 631_152_000 * 10**9  # 1990-01-01: an older event time is a broken clock, and would choose a price
 
+INSTANT_MAX_NANOS = 2**63 - 1  # the wire has 64 bits without sign, the ledger's columns have one
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -80,12 +82,9 @@ def carry_batch(requests: Sequence[Request], stages: Stages, now_nanos: int) -> 
 
 def _decode(request: Request, limits: Limits) -> list[SpanView] | Rejection:
     try:
-        spans = decode_request(request.body)
+        return decode_request(request.body, limits.spans_max)
     except MalformedRequest as error:
         return Rejection(str(error))
-    if len(spans) > limits.spans_max:
-        return Rejection(f"{len(spans)} spans in one request, the limit is {limits.spans_max}; send smaller batches")
-    return spans
 
 
 def _select(spans: Sequence[SpanView], request: Request, stages: Stages) -> Selected:
@@ -118,12 +117,18 @@ def _check_identity(span: SpanView) -> Problem | None:
     for name, value, size in (("trace_id", span.trace_id, 16), ("span_id", span.span_id, 8)):
         if len(value) != size or not any(value):
             hint = f"OTLP wants {size} bytes that are not all zero"
-            return Problem(f"invalid_{name}", name, value.hex()[:64], hint)
+            return Problem(f"invalid_{name}", name, value[:32].hex(), hint)
+    if len(span.parent_span_id) not in (0, 8):
+        hint = "OTLP wants 8 bytes, or none for a root span"
+        return Problem("invalid_parent_span_id", "parent_span_id", span.parent_span_id[:32].hex(), hint)
     return None
 
 
 def _check_time(span: SpanView, request: Request, limits: Limits) -> Problem | None:
     ended = span.ended_nanos
+    if span.started_nanos > INSTANT_MAX_NANOS:
+        hint = "set the clock of the sender: no instant is that late"
+        return Problem("start_time_out_of_range", "start_time_unix_nano", str(span.started_nanos), hint)
     if ended < EARLIEST_NANOS:
         hint = "set the clock of the sender: the event time chooses the price"
         return Problem(
@@ -145,8 +150,8 @@ def bury_span(span: SpanView, problem: Problem, received_nanos: int) -> DeadLett
         field=problem.field,
         value=problem.value,
         hint=problem.hint,
-        trace_id=span.trace_id,
-        span_id=span.span_id,
+        trace_id=span.trace_id[:17],
+        span_id=span.span_id[:9],
         body=body,
     )
 

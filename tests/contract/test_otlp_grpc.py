@@ -100,8 +100,16 @@ def test_without_the_token_a_call_is_unauthenticated(new_sidecar: Callable[..., 
     assert sidecar.usage()[0]["events"] == 1
 
 
+def _check_retry_info(error: grpc.RpcError) -> None:
+    assert error.code() in {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE}
+    status = Status.FromString(dict(error.trailing_metadata() or ())["grpc-status-details-bin"])
+    info = RetryInfo()
+    assert any(detail.Unpack(info) for detail in status.details)
+    assert info.retry_delay.ToNanoseconds() > 0
+
+
 def test_overload_carries_retry_info(new_sidecar: Callable[..., Sidecar]) -> None:
-    """Guarantee: RESOURCE_EXHAUSTED is retried by exporters only with RetryInfo, so it is there; a retry loses nothing."""
+    """Guarantee: exporters retry RESOURCE_EXHAUSTED only with RetryInfo, so it is there; a retry loses nothing."""
     limits = {"body_bytes": 60_000, "decompressed_bytes": 60_000, "inflight_bytes": 60_000, "commit_linger_ms": 200}
     sidecar = new_sidecar({"limits": limits}).start()
     bodies = [encode(*(make_chat(f"{batch}/{number}", "load") for number in range(100))) for batch in range(8)]
@@ -111,12 +119,7 @@ def test_overload_carries_retry_info(new_sidecar: Callable[..., Sidecar]) -> Non
         try:
             export(body)
         except grpc.RpcError as error:
-            assert error.code() in {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE}
-            trailers = dict(error.trailing_metadata() or ())
-            status = Status.FromString(trailers["grpc-status-details-bin"])
-            info = RetryInfo()
-            assert any(detail.Unpack(info) for detail in status.details)
-            assert info.retry_delay.ToNanoseconds() > 0
+            _check_retry_info(error)
             refused.append(body)
 
     with _open(sidecar) as channel:

@@ -119,5 +119,5 @@ def start_phoenix(executable: Path, folder: Path) -> Phoenix:
     }
     url = f"http://127.0.0.1:{api}"
     program = Program([executable, "serve"], folder / "phoenix.log", ready_url=f"{url}/healthz", env=env)
-    program.start(120.0)
+    program.start(300.0)  # the first start migrates its database, on a busy machine slowly
     return Phoenix(program, url, url)

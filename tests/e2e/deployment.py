@@ -70,8 +70,10 @@ class Deployment:
 
     def stop(self) -> None:
         """End both, the Collector first, as an operator would."""
-        self.collector.stop()
-        self.sidecar.program.stop()
+        try:
+            self.collector.stop()
+        finally:
+            self.sidecar.program.stop()
 
 
 def build_deployment(otelcol: Path, folder: Path, *, backend: str, rated: bool) -> Deployment:

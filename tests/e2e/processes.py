@@ -81,6 +81,7 @@ class Program:
         try:
             wait_for(f"{self.log.stem} answers {self._ready_url}", seconds, self._is_ready)
         except NotReady as error:
+            self.kill()
             raise NotReady(f"{error}\n{self.read_log()[-3000:]}") from None
 
     def _is_ready(self) -> bool:

@@ -12,6 +12,7 @@ from otelbill_collector.domain.instants import NANOS
 from otelbill_collector.domain.windows import CHARGE_QUANTUM, VALUE_MAX, MeterDelta, quantise, split_value
 from otelbill_collector.ledger import outbox, outbox_views
 from otelbill_collector.ledger.schema import migrate_schema
+from otelbill_collector.ledger.seals import register_seal
 from tests.stripe_world import METER, MINUTE, NOON
 
 AMOUNTS = st.integers(min_value=-(10**22), max_value=10**22)
@@ -59,6 +60,7 @@ BOOKINGS = st.lists(
 def run(schema: bytes, bookings: list[tuple[str, int, int, bool]], order: list[int]) -> sqlite3.Connection:
     conn = sqlite3.connect(":memory:", isolation_level=None)
     conn.deserialize(schema)
+    register_seal(conn)
     clock = NOON
     for index in order:
         customer, second, amount, close = bookings[index]

@@ -115,11 +115,12 @@ def billing(new_sidecar: Callable[..., Sidecar], stripe: StripeServer) -> Sideca
     return sidecar.start()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_sums_of_the_csv_files_survive_repeats_and_a_kill(
     billing: Sidecar, stripe: StripeServer, shared_data: Path
 ) -> None:
-    """Guarantee: each request is billed once, in its hour, to its customer, in the ledger and at Stripe, to the token."""
+    """Guarantee: each request is billed once, in its hour, to its customer, here and at Stripe, to the token."""
     lines = _read_lines(shared_data / "azure_llm_2023")
     assert len(lines) == 28_185
     spans = [

@@ -119,7 +119,8 @@ def _list_in_force(books: TestBooks) -> dict[str, Row]:
     assert max(signs.values()) == 1
     assert min(signs.values()) >= 0
     assert len({record.event_id for record in kept}) == len(kept)
-    return {record.event_id: _render(record) for record in kept if record.candidate.role is not Role.LINK}
+    shown = [item for item in kept if item.decision.billable or item.candidate.role is not Role.LINK]
+    return {record.event_id: _render(record) for record in shown}
 
 
 def _render(record: UsageRecord) -> Row:

@@ -21,10 +21,13 @@ ALLOWED = {
     "config": {"domain", "decode", "config"},  # decode: names of dialects are checked
     "pipeline": {"domain", "decode", "ledger"},
     "ingest": {"domain", "pipeline"},
+    "listeners": {"config"},
     "rules": {"domain", "decode"},
     "jobs": set(),
     "explanation": {"domain", "ledger"},
     "offline": {"domain", "decode", "ledger", "rules", "explanation"},
+    "dialect_guide": {"decode"},
+    "doctor": {"domain", "decode", "offline", "dialect_guide"},
     "operations": {"domain", "ledger", "export", "jobs", "pipeline", "explanation"},
 }
 LEDGER_WRITERS = {"books", "booking", "instructions", "resolutions", "sqlite", "journal"}

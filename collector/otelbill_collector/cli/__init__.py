@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from otelbill_collector.cli import collect, demo, offline, operate, report, stripe
+from otelbill_collector.cli import collect, demo, dialects, integrity, offline, operate, report, stripe
 from otelbill_collector.config import ConfigError, render_problems
 
 _COMMANDS = (
@@ -15,6 +15,8 @@ _COMMANDS = (
     collect.run_collector,
     collect.check_config,
     offline.rate_files,
+    dialects.show_dialects,
+    dialects.examine_files,
     report.show_usage,
     report.explain,
     report.show_held,
@@ -24,6 +26,10 @@ _COMMANDS = (
     operate.dead_letters,
     operate.reconcile,
     stripe.stripe,
+    integrity.verify,
+    integrity.replay,
+    integrity.backup,
+    integrity.restore,
 )
 
 

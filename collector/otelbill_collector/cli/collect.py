@@ -25,7 +25,8 @@ def run_collector(config_path: Path | None, data_dir: Path | None, log_level: st
       otelbill collector
       otelbill collector --config otelbill.yaml --data-dir /var/lib/otelbill
     """
-    from otelbill_collector.app import CannotStart, Sidecar
+    from otelbill_collector.app import Sidecar
+    from otelbill_collector.listeners import CannotStart
 
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for name in ("httpx", "uvicorn", "stripe"):
@@ -48,16 +49,18 @@ def _announce(config: Config) -> None:
 
 
 @click.command("check-config")
+@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @config_options
 @click.option("--json", "as_json", is_flag=True, help="Print the effective configuration as JSON; secrets stay out.")
-def check_config(config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
+def check_config(file: Path | None, config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
     """Check otelbill.yaml and say everything that is wrong with it, each with its place and remedy.
 
     \b
-    Example:
-      otelbill check-config --config otelbill.yaml
+    Examples:
+      otelbill check-config
+      otelbill check-config otelbill.yaml --json
     """
-    config = require_config(config_path, data_dir)
+    config = require_config(file or config_path, data_dir)
     summary = {
         "file": None if config.source is None else str(config.source),
         "data_dir": str(config.data_dir),
@@ -68,6 +71,7 @@ def check_config(config_path: Path | None, data_dir: Path | None, as_json: bool)
         "stripe": None if config.stripe is None else config.stripe.mode,
         "customers": len(config.customers),
         "rate_card_prices": len(config.rate_card.prices),
+        "rate_card_markups": len(config.rate_card.markups),
         "currency": config.rate_card.currency,
     }
     if as_json:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
-from otelbill_collector.cli.options import config_options, json_option, print_json_lines, print_table, require_config
+from otelbill_collector.cli.options import config_options, json_option, print_json_lines, require_config
+from otelbill_collector.cli.tables import describe_quantities, print_table, shorten_instant
 
 
 @click.command("rate")
@@ -42,10 +45,18 @@ def rate_files(files: tuple[Path, ...], config_path: Path | None, data_dir: Path
     if as_json:
         print_json_lines(rows)
         return
-    columns = ("ended_at", "customer_id", "step", "model", "billable", "reason", "rating", "cost", "charge")
-    print_table(
-        f"{len(rows)} candidate spans",
-        columns,
-        ([row[name] for name in columns] for row in rows),
-        right=("cost", "charge"),
-    )
+    columns = ("ended", "customer", "step", "model", "quantities", "reason", "rating", "cost", "charge")
+    right = ("ended", "cost", "charge")
+    print_table("candidate spans", columns, (_list_cells(row) for row in rows), right=right)
+
+
+def _list_cells(row: Mapping[str, Any]) -> list[object]:
+    """Any: the values of a rated span."""
+    names = ("customer_id", "step", "model")
+    amounts = (row["reason"], row["rating"], row["cost"], row["charge"])
+    return [
+        shorten_instant(row["ended_at"]),
+        *(row[name] for name in names),
+        describe_quantities(row["quantities"]) or None,
+        *amounts,
+    ]

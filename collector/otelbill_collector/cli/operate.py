@@ -13,11 +13,11 @@ from otelbill_collector.cli.options import (
     json_option,
     print_json,
     print_json_lines,
-    print_table,
     read_ledger,
     require_config,
 )
 from otelbill_collector.cli.remote import operate_ledger
+from otelbill_collector.cli.tables import print_table, shorten_instant, sign_amount
 from otelbill_collector.ledger.deadletters import list_dead_letters
 from otelbill_collector.operations import render_letter
 
@@ -101,8 +101,10 @@ def resolve(
 
 def _print_booked(answer: dict[str, Any]) -> None:
     """Any: records as JSON values."""
-    columns = ("kind", "revision", "record_id", "customer_id", "charge", "note")
-    print_table("booked", columns, ([row[name] for name in columns] for row in answer["booked"]), right=("charge",))
+    columns = ("kind", "revision", "record_id", "customer", "charge", "note")
+    names = ("kind", "revision", "record_id", "customer_id")
+    rows = ([*(row[name] for name in names), sign_amount(row, "charge"), row["note"]] for row in answer["booked"])
+    print_table("booked", columns, rows, right=("charge",))
 
 
 @click.group("dead-letters")
@@ -131,8 +133,11 @@ def list_letters(config_path: Path | None, data_dir: Path | None, as_json: bool)
     if as_json:
         print_json_lines(rows)
         return
-    columns = ("letter_id", "received_at", "code", "field", "value", "hint")
-    print_table("dead letters", columns, ([row[name] for name in columns] for row in rows), right=())
+    columns = ("letter_id", "received", "code", "field", "value", "hint")
+    cells = (
+        [row["letter_id"], shorten_instant(row["received_at"]), *(row[name] for name in columns[2:])] for row in rows
+    )
+    print_table("dead letters", columns, cells, right=("received", "code"))
 
 
 @dead_letters.command("replay")
@@ -170,7 +175,7 @@ def reconcile(config_path: Path | None, data_dir: Path | None, as_json: bool) ->
     else:
         columns = ("meter", "stripe_customer_id", "ledger", "delivered", "stripe", "verdict", "remedy")
         rows = ([row[name] for name in columns] for row in answer["rows"])
-        print_table("ledger and Stripe", columns, rows, right=("ledger", "delivered", "stripe"))
+        print_table("ledger and Stripe, in the meter's units", columns, rows, right=("ledger", "delivered", "stripe"))
         for difference in answer["differences"]:
             click.echo(difference)
         click.echo("ledger and Stripe are equal" if answer["equal"] else "ledger and Stripe DIFFER")

@@ -1,16 +1,14 @@
-"""Options and printing that several commands share. Owns how a configuration is found and how tables look."""
+"""Options and JSON printing that several commands share. Owns how a configuration is found."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from otelbill_collector.config import Config
 from otelbill_collector.config.process import load_process_config
@@ -54,6 +52,8 @@ def read_ledger(config: Config, work: Callable[[Any], T]) -> T:
         raise click.ClickException(str(error)) from error
     try:
         return store.read(work)
+    except sqlite3.Error as error:
+        raise click.ClickException(f"cannot read the ledger in {config.data_dir}: {error}") from error
     finally:
         store.close()
 
@@ -67,15 +67,3 @@ def print_json_lines(rows: Iterable[Mapping[str, Any]]) -> None:
     """One object per line."""
     for row in rows:
         click.echo(json.dumps(row, ensure_ascii=False))
-
-
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str]) -> None:
-    """A table on the terminal; None shows as a dash."""
-    table = Table(title=title, title_justify="left", header_style="bold")
-    numeric = set(right)
-    for column in columns:
-        table.add_column(column, justify="right" if column in numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*("-" if cell is None else str(cell) for cell in row))
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160, highlight=False)
-    console.print(table)

@@ -8,9 +8,10 @@ import click
 import httpx
 
 from otelbill_collector.config import Config
-from otelbill_collector.ledger.sqlite import LedgerLocked, LedgerUnavailable
+from otelbill_collector.ledger.sqlite import LEDGER_NAME, LedgerLocked, LedgerUnavailable
 
 _TIMEOUT_SECONDS = 120.0
+_WITHOUT_LEDGER = frozenset({"stripe-plan", "stripe-apply"})  # an account may be set up before the first usage
 
 
 def operate_ledger(config: Config, name: str, arguments: dict[str, Any]) -> Any:
@@ -23,6 +24,10 @@ def operate_ledger(config: Config, name: str, arguments: dict[str, Any]) -> Any:
     from otelbill_collector.operations import NoStripe
     from otelbill_collector.web.api import BadQuery
 
+    if name not in _WITHOUT_LEDGER and not (config.data_dir / LEDGER_NAME).is_file():
+        raise click.ClickException(
+            f"no ledger in {config.data_dir}; name its folder with --data-dir or OTELBILL_DATA_DIR"
+        )
     try:
         with open_operations(config) as operations:
             return build_operate(operations)[name](arguments)
@@ -49,7 +54,11 @@ def _post(url: str, arguments: dict[str, Any], config: Config) -> Any:
         answer = httpx.post(url, json=arguments, headers=headers, timeout=_TIMEOUT_SECONDS, trust_env=False)
     except httpx.HTTPError as error:
         raise click.ClickException(f"the sidecar at {url} does not answer: {error}") from error
-    value = answer.json()
+    try:
+        value = answer.json()
+    except ValueError as error:
+        raise click.ClickException(f"{url} answered {answer.status_code}; see the collector's log") from error
     if answer.status_code != 200:
-        raise click.ClickException(str(value.get("error", value)))
+        reason = value.get("error", value)
+        raise click.ClickException(f"{reason} (says the running collector at {httpx.URL(url).netloc.decode()})")
     return value

@@ -14,16 +14,16 @@ from otelbill_collector.cli.options import (
     json_option,
     print_json,
     print_json_lines,
-    print_table,
     read_ledger,
     require_config,
 )
+from otelbill_collector.cli.tables import describe_quantities, print_table, shorten_instant, sign_amount
 from otelbill_collector.domain.instants import parse_instant
 from otelbill_collector.explanation import NothingFound, explain_identifier, render_record
 from otelbill_collector.ledger.lineage import list_suspense, list_unsettled
 from otelbill_collector.ledger.rollups import DIMENSIONS, UnknownDimension, UsageQuery, load_usage
 
-_NUMERIC = ("events", "input", "cache read", "cache write", "output", "cost", "charge", "unpriced", "held")
+_NUMERIC = ("events", "cost", "charge", "unpriced", "held")
 
 
 class InstantType(click.ParamType[int]):
@@ -72,8 +72,10 @@ def show_usage(
     if as_json:
         print_json_lines(rows)
         return
-    columns = (*dimensions, *_NUMERIC, "currency")
-    print_table("usage", columns, (_list_cells(row, dimensions) for row in rows), right=_NUMERIC)
+    currencies = {row["currency"] for row in rows}
+    title, shown = (f"usage, {currencies.pop()}", ()) if len(currencies) == 1 else ("usage", ("currency",))
+    columns = (*dimensions, "events", "quantities", "cost", "charge", *shown, "unpriced", "held")
+    print_table(title, columns, (_list_cells(row, dimensions, shown) for row in rows), right=_NUMERIC)
 
 
 def _parse_filters(where: tuple[str, ...]) -> dict[str, str]:
@@ -82,16 +84,19 @@ def _parse_filters(where: tuple[str, ...]) -> dict[str, str]:
         name, separator, value = item.partition("=")
         if not separator:
             raise click.BadParameter(f"{item!r} is not DIMENSION=VALUE", param_hint="--where")
+        if name.strip() not in DIMENSIONS:
+            known = ", ".join(DIMENSIONS)
+            raise click.BadParameter(f"cannot filter by {name.strip()!r}; choose from {known}", param_hint="--where")
         filters[name.strip()] = value
     return filters
 
 
-def _list_cells(row: Mapping[str, Any], dimensions: tuple[str, ...]) -> list[object]:
-    quantities = row["quantities"]
-    names = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens")
+def _list_cells(row: Mapping[str, Any], dimensions: tuple[str, ...], shown: tuple[str, ...]) -> list[object]:
+    """Any: a group as the read model gives it."""
     keys = [row[name] if row[name] is not None or name != "customer" else "(suspense)" for name in dimensions]
-    tokens = [quantities.get(name, 0) for name in names]
-    return [*keys, row["events"], *tokens, row["cost"], row["charge"], row["unpriced"], row["held"], row["currency"]]
+    waiting = (row[name] or None for name in ("unpriced", "held"))
+    quantities = describe_quantities(row["quantities"])
+    return [*keys, row["events"], quantities, row["cost"], row["charge"], *(row[name] for name in shown), *waiting]
 
 
 @click.command("explain")
@@ -116,16 +121,51 @@ def explain(identifier: str, config_path: Path | None, data_dir: Path | None, as
     if as_json:
         print_json(found)
         return
-    columns = ("kind", "revision", "record_id", "span_id", "customer_id", "step", "model", "reason", "rating", "charge")
     for title in ("records", "related"):
-        if found[title]:
-            print_table(title, columns, ([row[name] for name in columns] for row in found[title]), right=("charge",))
+        # Spans that only give a trace its shape bill nothing and would hide what does.
+        telling = [row for row in found[title] if row["reason"] != "structure"]
+        if telling:
+            print_table(title, _RECORD_COLUMNS, map(_list_record, telling), right=("cost", "charge"))
+        if len(telling) < len(found[title]):
+            click.echo(f"{title} that only give structure: {len(found[title]) - len(telling)}; --json lists them\n")
     for version in found["price_versions"]:
-        click.echo(f"price version {version['price_version']}: {version['content']}")
-    intent_columns = ("identifier", "meter", "customer_id", "window_start", "revision", "value", "state")
+        _print_version(version)
+    columns = ("identifier", "meter", "customer", "window", "revision", "value", "state")
+    names = ("identifier", "meter", "customer_id", "window_start", "revision", "value", "state")
     if found["stripe"]:
-        rows = ([row[name] for name in intent_columns] for row in found["stripe"])
-        print_table("stripe", intent_columns, rows, right=("value",))
+        rows = ([row[name] for name in names] for row in found["stripe"])
+        print_table("Stripe intents (one is the sum of a window)", columns, rows, right=("window", "value"))
+
+
+_RECORD_COLUMNS = (
+    *("kind", "revision", "record_id", "span_id", "customer", "step", "model", "quantities", "reason", "rating"),
+    *("cost", "charge", "note"),
+)
+
+
+def _list_record(row: Mapping[str, Any]) -> list[object]:
+    """Any: a record as JSON values."""
+    names = ("kind", "revision", "record_id", "span_id", "customer_id", "step", "model")
+    quantities = describe_quantities(row["quantities"]) or None
+    amounts = (row["reason"], row["rating"], sign_amount(row, "cost"), sign_amount(row, "charge"), row["note"] or None)
+    return [*(row[name] for name in names), quantities, *amounts]
+
+
+def _print_version(version: Mapping[str, Any]) -> None:
+    """Any: the content of a price version."""
+    content = version["content"] or {}
+    what = " ".join(content[name] for name in ("provider", "model") if content.get(name))
+    columns = ("unit", "cost", "charge", "from the entry")
+    rows = (
+        [unit, price.get("cost"), price.get("charge"), _render_entry(price.get("entry"))]
+        for unit, price in content.get("prices", {}).items()
+    )
+    title = f"price version {version['price_version']}" + (f" for {what}" if what else "")
+    print_table(f"{title}, {content.get('currency', '')} for one unit", columns, rows, right=("cost", "charge"))
+
+
+def _render_entry(entry: Mapping[str, Any] | None) -> str | None:
+    return ", ".join(f"{name} {value}" for name, value in entry.items()) if entry else None
 
 
 @click.command("held")
@@ -161,5 +201,13 @@ def _print_records(title: str, load: Any, config_path: Path | None, data_dir: Pa
     if as_json:
         print_json_lines(rows)
         return
-    columns = ("event_id", "ended_at", "customer_id", "step", "provider", "model", "reason", "usage_source", "rating")
-    print_table(title, columns, ([row[name] for name in columns] for row in rows), right=())
+    columns = ("event_id", "ended", "customer", "step", "model", "quantities", "state")
+    print_table(title, columns, (_list_waiting(row) for row in rows), right=("ended",))
+
+
+def _list_waiting(row: Mapping[str, Any]) -> list[object]:
+    """Any: a record as JSON values."""
+    keys = [row[name] for name in ("customer_id", "step", "model")]
+    state = f"held: {row['reason']}" if row["rating"] == "held" else row["rating"]
+    quantities = describe_quantities(row["quantities"]) or None
+    return [row["event_id"], shorten_instant(row["ended_at"]), *keys, quantities, state]

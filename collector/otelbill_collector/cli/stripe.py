@@ -10,12 +10,20 @@ from otelbill_collector.cli.options import (
     config_options,
     json_option,
     print_json,
-    print_table,
     read_ledger,
     require_config,
 )
 from otelbill_collector.cli.remote import operate_ledger
+from otelbill_collector.cli.tables import print_table
 from otelbill_collector.operations import render_status
+
+# What starts a stopped scope again, by the code of the stop; the message of any other says it itself.
+_REMEDIES = {
+    "unknown_customer": "create the customer at Stripe or correct customers.*.stripe, then restart the collector",
+    "no_stripe_customer": "restart the collector after that",
+    "no_meter": "run `otelbill stripe apply`; sending starts again within a minute",
+    "credentials": "put a valid key into stripe.api_key, then restart the collector",
+}
 
 
 @click.group("stripe")
@@ -35,7 +43,8 @@ def _print_plan(name: str, config_path: Path | None, data_dir: Path | None, as_j
         print_json(answer)
     else:
         columns = ("kind", "key", "change", "detail")
-        print_table(name, columns, ([row[column] for column in columns] for row in answer["items"]), right=())
+        rows = ([row[column] for column in columns] for row in answer["items"])
+        print_table("the Stripe account and what otelbill needs", columns, rows)
     return bool(answer["pending"])
 
 
@@ -80,7 +89,8 @@ def flush(config_path: Path | None, data_dir: Path | None, as_json: bool) -> Non
     if as_json:
         print_json(answer)
         return
-    click.echo(f"{answer['intents_made']} intents made, {answer['sent']} sent: {answer['outcomes']}")
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in answer["outcomes"].items()) or "nothing was sent"
+    click.echo(f"{answer['intents_made']} intents made, {answer['sent']} sent: {outcomes}")
     click.echo("nothing waits" if answer["drained"] else "some intents wait; see `otelbill stripe status`")
 
 
@@ -116,9 +126,13 @@ def show_status(config_path: Path | None, data_dir: Path | None, as_json: bool) 
     if as_json:
         print_json(found)
         return
-    print_table("intents", ("state", "count"), found["counts"].items(), right=("count",))
-    columns = ("meter", "customer_id", "booked", "delivered", "waiting")
-    rows = ([row[name] for name in columns] for row in found["lanes"])
-    print_table("lanes", columns, rows, right=("booked", "delivered", "waiting"))
+    counts = [(state, count) for state, count in found["counts"].items() if count]
+    print_table("intents by state", ("state", "count"), counts, right=("count",))
+    for meter in sorted({lane["meter"] for lane in found["lanes"]}):
+        columns = ("customer", "booked", "delivered", "waiting", "refused", "carry")
+        lanes = [lane for lane in found["lanes"] if lane["meter"] == meter]
+        rows = ([lane["customer_id"], *(lane[name] for name in columns[1:])] for lane in lanes)
+        print_table(f"lanes of {meter}, in its units (in mode money: millionths)", columns, rows, right=columns[1:])
     for stop in found["stops"]:
-        click.echo(f"stopped: {stop['scope']} {stop['name']}: {stop['code']}: {stop['message']}")
+        remedy = _REMEDIES.get(stop["code"])
+        click.echo(f"stopped: {stop['code']}: {stop['message']}" + (f"\n    -> {remedy}" if remedy else ""))

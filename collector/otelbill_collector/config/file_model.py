@@ -205,7 +205,7 @@ class ClaimsSection(Section):
 class ForwardSection(Section):
     """Send spans on, with their cost."""
 
-    endpoint: Url = Field(description="OTLP/HTTP base URL that spans are sent on to.")
+    endpoint: Url = Field(description="OTLP/HTTP URL that spans are sent on to, with its path (`.../v1/traces`).")
     headers: dict[str, Secret] = Field(default={}, description="Headers of those requests. Their values are secrets.")
     cost_names: Annotated[list[CostNames], Field(min_length=1)] = Field(
         default=["otelbill"],

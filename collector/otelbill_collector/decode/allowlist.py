@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from otelbill.allow_list import find_resource_rule, find_rule, pass_number
+from otelbill.allow_list import find_resource_rule, find_rule, pass_count
 from otelbill_collector.decode.spans import Value
 
 _EMAIL = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")
@@ -20,7 +20,7 @@ def filter_attribute(key: str, value: Value) -> Value:
     rule = find_rule(key)
     if rule is None:
         return None
-    if rule is pass_number:
+    if rule is pass_count:
         return _filter_count(value)
     return rule(value)
 

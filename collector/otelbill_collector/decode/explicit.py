@@ -43,6 +43,8 @@ def read_explicit(draft: Draft, span: SpanView) -> None:
     quantity = parse_quantity(attributes.get("otelbill.quantity"), "otelbill.quantity")
     if isinstance(quantity, Problem):
         _refuse(draft, quantity)
+    elif beside_call and meter in STANDARD_UNITS and not isinstance(quantity, int):
+        _refuse(draft, Problem("reserved_meter", "otelbill.meter", meter, _HINT_METER))
     elif beside_call:
         draft.quantities.setdefault(meter, quantity)
     else:

@@ -96,7 +96,10 @@ def _rewrite_value(value: Json, depth: int) -> None:
     for name in ("arrayValue", "array_value"):
         inner = value.get(name)
         if isinstance(inner, dict):
-            for item in inner.get("values") or ():
+            items = inner.get("values") or ()
+            if not isinstance(items, list | tuple):
+                raise MalformedRequest(f"{name}.values is not a list")
+            for item in items:
                 _rewrite_value(item, depth + 1)
 
 

@@ -148,9 +148,9 @@ def split_counts(counts: Counts) -> Split:
         conflict = "sum over 2^53"
     if conflict is not None:
         return Split({}, conflict)
-    return Split(
-        {unit: amount for unit, amount in quantities.items() if amount or unit in (INPUT_TOKENS, OUTPUT_TOKENS)}
-    )
+    # A zero is kept only where the span said so: what it did not say is absent, not zero.
+    said = {INPUT_TOKENS: counts.input is not None, OUTPUT_TOKENS: counts.output is not None}
+    return Split({unit: amount for unit, amount in quantities.items() if amount or said.get(unit, False)})
 
 
 def _seems_to_include(counts: Counts, cached: int) -> bool:

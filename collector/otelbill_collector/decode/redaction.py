@@ -12,7 +12,10 @@ from otelbill_collector.decode.spans import SpanView, Value
 
 
 def redact_span(span: SpanView) -> bytes:
-    """An ExportTraceServiceRequest with this one span: ids, times, scope and allow-listed attributes, no events."""
+    """An ExportTraceServiceRequest with this one span: ids, times, scope and allow-listed attributes.
+
+    No events and no name: both may quote a prompt, and no rule reads them.
+    """
     request = ExportTraceServiceRequest()
     resource_spans = request.resource_spans.add()
     for key in sorted(span.resource):
@@ -21,10 +24,10 @@ def redact_span(span: SpanView) -> bytes:
     scope_spans.scope.name = filter_text(span.scope_name, 128) or ""
     scope_spans.scope.version = filter_text(span.scope_version, 128) or ""
     out = scope_spans.spans.add(
-        trace_id=span.trace_id,
-        span_id=span.span_id,
-        parent_span_id=span.parent_span_id,
-        name=filter_text(span.name, 128) or "",
+        # An id of a wrong length stays wrong, but bounded: it must neither fill the disk nor become valid by a cut.
+        trace_id=span.trace_id[:17],
+        span_id=span.span_id[:9],
+        parent_span_id=span.parent_span_id[:9],
         kind=max(0, min(5, span.kind)),
         start_time_unix_nano=span.started_nanos,
         end_time_unix_nano=span.ended_nanos,

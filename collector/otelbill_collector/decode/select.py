@@ -113,7 +113,7 @@ def _finish_link(draft: Draft, plan: Plan, facts: Facts) -> None:
 
 def _mark_implied(draft: Draft, plan: Plan) -> None:
     if plan.dialect.implies_call and draft.operation in _IMPLYING:
-        draft.traits = ("implies_call",)
+        draft.role, draft.traits = Role.AGGREGATE, ("implies_call",)  # it may have to stand for calls nobody saw
 
 
 def _count_output_images(span: SpanView, plan: Plan, facts: Facts, counts: Counts) -> None:

@@ -56,6 +56,13 @@ class MalformedRequest(ValueError):
     """The body is not an ExportTraceServiceRequest: the sender is told (400, INVALID_ARGUMENT), nothing is stored."""
 
 
+class TooManySpans(MalformedRequest):
+    """More spans or events than one request may hold; the message names both numbers."""
+
+
+_EVENTS_PER_SPAN = 10  # on average over a request's limit of spans: a streamed answer may have an event per piece
+
+
 def _add_field(message: descriptor_pb2.DescriptorProto, name: str, number: int, kind: str) -> None:
     field = message.field.add(name=name, number=number, label=_Field.LABEL_OPTIONAL)
     if kind == "{}":
@@ -130,7 +137,7 @@ _read_double = struct.Struct("<d").unpack_from
 
 def decode_value(raw: bytes) -> Value:
     """One encoded AnyValue: scalars by hand, arrays by the official schema; maps and bytes carry no usage: None."""
-    if not raw:
+    if len(raw) < 2:  # no AnyValue with a value is shorter
         return None
     tag = raw[0]
     if tag == _STRING:
@@ -189,13 +196,15 @@ def _convert_any(value: AnyValue) -> Value:
             return None
 
 
-def decode_request(body: bytes) -> list[SpanView]:
-    """All spans of one ExportTraceServiceRequest, in wire order. Raises MalformedRequest."""
+def decode_request(body: bytes, spans_max: int | None = None) -> list[SpanView]:
+    """All spans of one ExportTraceServiceRequest, in wire order. Raises MalformedRequest, TooManySpans."""
     request = cast(Any, _Request())  # Any: the class is made at run time from the schema above
     try:
         request.ParseFromString(body)
     except DecodeError as error:
         raise MalformedRequest("the body is not an OTLP ExportTraceServiceRequest in protobuf") from error
+    if spans_max is not None:
+        _check_counts(request, spans_max)
     spans: list[SpanView] = []
     for resource_spans in request.resource_spans:
         resource = AttributeView(resource_spans.resource.attributes)
@@ -204,6 +213,18 @@ def decode_request(body: bytes) -> list[SpanView]:
             scope_name, scope_version = scope.name, scope.version
             spans.extend(_view_span(span, resource, scope_name, scope_version) for span in scope_spans.spans)
     return spans
+
+
+def _check_counts(request: Any, spans_max: int) -> None:
+    """Before any view is made: an empty span or event is two bytes on the wire and a thousand in memory."""
+    scopes = [scope_spans for resource_spans in request.resource_spans for scope_spans in resource_spans.scope_spans]
+    spans = sum(len(scope_spans.spans) for scope_spans in scopes)
+    if spans > spans_max:
+        raise TooManySpans(f"{spans} spans in one request, the limit is {spans_max}; send smaller batches")
+    events = sum(len(span.events) for scope_spans in scopes for span in scope_spans.spans)
+    if events > spans_max * _EVENTS_PER_SPAN:
+        limit = spans_max * _EVENTS_PER_SPAN
+        raise TooManySpans(f"{events} span events in one request, the limit is {limit}; send smaller batches")
 
 
 def _view_span(span: Any, resource: AttributeView, scope_name: str, scope_version: str) -> SpanView:

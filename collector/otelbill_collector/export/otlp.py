@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import httpx
 import orjson
+from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -75,7 +76,13 @@ class OtlpForwarder:
 
     def offer(self, body: bytes, booked: Mapping[SpanKey, UsageRecord]) -> None:
         """Queue one request's spans in their allow-listed form, those that are booked with their amounts."""
-        request, spans = annotate_request(body, booked, self._settings.cost_names)
+        try:
+            request, spans = annotate_request(body, booked, self._settings.cost_names)
+        except DecodeError:
+            # The ledger decodes only what it asks for; the official schema wants every attribute whole.
+            self._count("rejected", 1)
+            _log.warning("a request with a broken attribute cannot be forwarded; its usage is booked")
+            return
         with self._changed:
             if self._waiting_spans and self._waiting_spans + spans > self._settings.queue_spans_max:
                 self._count("overflow", spans)
@@ -136,12 +143,14 @@ def annotate_request(
 ) -> tuple[ExportTraceServiceRequest, int]:
     """(the request with allow-listed attributes only and amounts on booked spans, number of spans)."""
     request = ExportTraceServiceRequest.FromString(body)
+    request.DiscardUnknownFields()  # what no list knows may hold anything
     count = 0
     for resource_spans in request.resource_spans:
         _keep(resource_spans.resource.attributes, filter_resource)
         resource_spans.schema_url = ""
         for scope_spans in resource_spans.scope_spans:
             del scope_spans.scope.attributes[:]
+            scope_spans.scope.name = filter_text(scope_spans.scope.name, 128) or ""
             for span in scope_spans.spans:
                 count += 1
                 _redact(span)
@@ -159,6 +168,7 @@ def _redact(span: Span) -> None:
     del span.events[:]
     for link in span.links:
         del link.attributes[:]
+        link.trace_state = ""
     span.status.message = ""
     span.trace_state = ""
     span.name = filter_text(span.name, 128) or "span"

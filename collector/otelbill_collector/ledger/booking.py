@@ -15,7 +15,7 @@ from enum import Enum
 from otelbill_collector.domain.ids import digest_parts
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import Amounts, UsageRecord, digest_candidate, identify_candidate
-from otelbill_collector.domain.usage import Candidate, Decision
+from otelbill_collector.domain.usage import Candidate, Decision, RatingState
 from otelbill_collector.ledger.groups import GroupIndex, Member
 from otelbill_collector.ledger.instructions import Instruction
 from otelbill_collector.ledger.journal import Due, Placed, append_segment, save_due, save_price_versions, take_due
@@ -175,9 +175,13 @@ def _book_difference(
     """What must be appended so that `decision` is in force: nothing, a first booking, or a reversal and a revision."""
     decision, note = _apply_operator(member.event_id, decision, rules)
     before = member.booked
-    if before is not None and before.decision == decision:
+    if before is not None and before.decision == decision and before.amounts.state is not RatingState.UNPRICED:
         return
     amounts, bodies = rules.rate(member.candidate, decision)
+    if before is not None and before.decision == decision:
+        if amounts.state is RatingState.UNPRICED:
+            return
+        note = "a price was found"
     price_bodies.update(bodies)
     if before is not None:
         yield Placed(replace(before, sign=-1, note=note), member.day, member.keys)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from otelbill_collector.domain.instants import DAY_NANOS
@@ -25,7 +27,7 @@ from otelbill_collector.ledger.booking import (
 from otelbill_collector.ledger.deadletters import save_dead_letter
 from otelbill_collector.ledger.groups import GroupIndex, GroupLimits
 from otelbill_collector.ledger.instructions import Instruction, list_instructions, save_instruction
-from otelbill_collector.ledger.lineage import find_record
+from otelbill_collector.ledger.lineage import find_record, list_unpriced
 from otelbill_collector.ledger.resolutions import (
     NotHeld,
     Resolution,
@@ -36,6 +38,8 @@ from otelbill_collector.ledger.resolutions import (
 from otelbill_collector.ledger.sqlite import SqliteStore
 
 T = TypeVar("T")
+_WAITING_MAX = 100_000  # at one start; the next start goes on
+_WAITING_BATCH = 1_000
 _DEFAULT_LIMITS = GroupLimits()
 
 
@@ -64,6 +68,9 @@ class Books:
         limits: GroupLimits = _DEFAULT_LIMITS,
     ) -> None:
         self.store = store
+        # Writer, jobs and API book from their own threads. What is in memory belongs to the transaction: until it is
+        # settled or forgotten, after the store's lock is free again, nobody else may see it.
+        self._turn = threading.RLock()
         self._index = GroupIndex(lambda candidate: collect_keys(candidate, claim_keys), limits)
         store.transact(self._index.remember)
         self._instructions = {item.event_id: item for item in store.transact(list_instructions)}
@@ -93,6 +100,27 @@ class Books:
         """Decide again the groups whose time has come."""
         return self._transact(lambda connection: book_due(connection, self._index, self._rules, now_nanos))
 
+    def price_waiting(self, now_nanos: int) -> int:
+        """Rate again what no price covered, with the prices of today's card for its event time; returns how many.
+
+        A reversal and a revision each; what still has no price stays as it is. What is priced is never priced again.
+        """
+        waiting = self.store.read(lambda connection: list_unpriced(connection, limit=_WAITING_MAX))
+        priced = 0
+        for start in range(0, len(waiting), _WAITING_BATCH):
+            batch = waiting[start : start + _WAITING_BATCH]
+            records = self._transact(partial(self._rebook_all, records=batch, now_nanos=now_nanos))
+            priced += sum(record.sign > 0 for record in records)
+        return priced
+
+    def _rebook_all(
+        self, connection: sqlite3.Connection, records: Sequence[UsageRecord], now_nanos: int
+    ) -> list[UsageRecord]:
+        booked: list[UsageRecord] = []
+        for record in records:
+            booked.extend(self._rebook(connection, record, now_nanos).records)
+        return booked
+
     def assign_customer(self, given: Instruction) -> Booking:
         """Book an event to another customer: a reversal and a revision that carry the reason. Raises UnknownEvent.
 
@@ -105,7 +133,7 @@ class Books:
             save_instruction(connection, instruction)
             return self._rebook(connection, record, instruction.given_nanos)
 
-        with _provisionally(self._instructions, record.event_id, instruction):
+        with self._turn, _provisionally(self._instructions, record.event_id, instruction):
             return self._transact(work)
 
     def resolve_usage(self, given: Resolution) -> Booking:
@@ -128,7 +156,7 @@ class Books:
             save_resolution(connection, resolution)
             return self._rebook(connection, record, resolution.given_nanos)
 
-        with _provisionally(self._resolutions, record.event_id, resolution):
+        with self._turn, _provisionally(self._resolutions, record.event_id, resolution):
             return self._transact(work)
 
     def _require_record(self, identifier: str) -> UsageRecord:
@@ -145,14 +173,15 @@ class Books:
         return book_members(connection, self._index, members, self._rules, now_nanos)
 
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            result = self.store.transact(work)
-        except BaseException:
-            # Memory may hold members that were never committed; the database alone says what is booked.
-            self._index.forget()
-            raise
-        self._index.settle()
-        return result
+        with self._turn:
+            try:
+                result = self.store.transact(work)
+            except BaseException:
+                # Memory may hold members that were never committed; the database alone says what is booked.
+                self._index.forget()
+                raise
+            self._index.settle()
+            return result
 
 
 @contextmanager

@@ -18,9 +18,16 @@ _HEX16 = re.compile(r"[0-9a-f]{16}")
 
 
 def find_record(connection: sqlite3.Connection, identifier: str) -> UsageRecord | None:
-    """The booking in force of the event that an event or record id names."""
-    records = [record for record in list_records_by_id(connection, identifier) if record.sign > 0]
-    return max(records, key=lambda record: record.revision) if records else None
+    """The booking in force of the one event that an event or record id names; ids of several events name none."""
+    name = identifier.strip()
+    records = list_records_by_id(connection, name)
+    named = {
+        record.event_id
+        for record in records
+        if name.lower() in (record.event_id, record.record_id) or name == record.candidate.explicit_event_id
+    }
+    bookings = [record for record in records if record.sign > 0 and record.event_id in named]
+    return max(bookings, key=lambda record: record.revision) if len(named) == 1 else None
 
 
 def list_records_by_id(connection: sqlite3.Connection, identifier: str) -> list[UsageRecord]:
@@ -65,6 +72,11 @@ def list_unsettled(connection: sqlite3.Connection, *, limit: int = 1_000) -> lis
     """Bookings in force that are held (usage not known) or unpriced."""
     states = pa.array(["held", "unpriced"])
     return _list_in_force(connection, lambda table: pc.is_in(table["rating"], value_set=states), limit)
+
+
+def list_unpriced(connection: sqlite3.Connection, *, limit: int) -> list[UsageRecord]:
+    """Bookings in force that no price covered."""
+    return _list_in_force(connection, lambda table: pc.equal(table["rating"], "unpriced"), limit)
 
 
 def _list_in_force(

@@ -227,14 +227,15 @@ class NewIntent:
 
 
 def insert_intent(conn: sqlite3.Connection, new: NewIntent, now_nanos: int) -> str:
-    """Write an intent down as pending and return its identifier."""
+    """Write an intent down, as pending or (see `find_doubt`) in doubt, and return its identifier."""
     identifier = derive_identifier(new.key)
     stamp_nanos = new.stamp_seconds * NANOS
     due = now_nanos if stamp_nanos <= now_nanos + FUTURE_MAX_NANOS else stamp_nanos
+    doubt = find_doubt(conn, new)
     conn.execute(
         "INSERT INTO stripe_intent (identifier, lane_id, account, livemode, start_nanos, length_nanos, revision, kind,"
-        " amount, carry_before, carry_after, value, stamp_seconds, made_nanos, due_nanos)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " amount, carry_before, carry_after, value, stamp_seconds, made_nanos, due_nanos, state, doubt_nanos)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             identifier,
             new.lane_id,
@@ -249,9 +250,26 @@ def insert_intent(conn: sqlite3.Connection, new: NewIntent, now_nanos: int) -> s
             new.stamp_seconds,
             now_nanos,
             due,
+            "pending" if doubt is None else "unknown",
+            doubt,
         ),
     )
     return identifier
+
+
+def find_doubt(conn: sqlite3.Connection, new: NewIntent) -> int | None:
+    """Since when an intent may be at Stripe before this ledger sends it; None where it certainly is not.
+
+    A restored ledger does not know what was sent between the backup and the restore. A window that had begun by then
+    may have been sent under this very identifier, so it starts in doubt: sent again only while Stripe still knows
+    its identifiers, and otherwise left to the reconciliation.
+    """
+    if new.kind is IntentKind.REPLACEMENT:  # the reconciliation found it missing
+        return None
+    copied = dict(conn.execute("SELECT kind, max(at_nanos) FROM copy_event GROUP BY kind").fetchall())
+    if "restore" not in copied or new.key.start_nanos >= copied["restore"]:
+        return None
+    return max(new.key.start_nanos, int(copied.get("backup", 0)))
 
 
 def find_next_revision(conn: sqlite3.Connection, lane_id: int, start_nanos: int, length_nanos: int) -> int:

@@ -6,6 +6,8 @@ import re
 import sqlite3
 from importlib import resources
 
+from otelbill_collector.ledger.seals import register_seal
+
 _NAME = re.compile(r"(\d{4})_\w+\.sql")
 
 
@@ -25,14 +27,15 @@ def list_migrations() -> list[tuple[int, str]]:
     return found
 
 
-def migrate_schema(connection: sqlite3.Connection) -> int:
-    """Bring the schema up to date; returns its version. Raises SchemaTooNew."""
+def migrate_schema(connection: sqlite3.Connection, *, upto: int | None = None) -> int:
+    """Bring the schema up to date, or to the version `upto`; returns its version. Raises SchemaTooNew."""
+    register_seal(connection)
     (current,) = connection.execute("PRAGMA user_version").fetchone()
     migrations = list_migrations()
     if current > len(migrations):
         raise SchemaTooNew(
             f"the ledger has schema version {current}, this otelbill knows up to {len(migrations)}; upgrade otelbill"
         )
-    for number, script in migrations[current:]:
+    for number, script in migrations[current:upto]:
         connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
-    return len(migrations)
+    return len(migrations) if upto is None else max(current, upto)

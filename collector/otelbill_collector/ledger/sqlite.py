@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from otelbill_collector.ledger.schema import migrate_schema
+from otelbill_collector.ledger.schema import SchemaTooNew, list_migrations, migrate_schema
 
 T = TypeVar("T")
 LEDGER_NAME = "ledger.sqlite"
@@ -43,27 +43,48 @@ class SqliteStore:
                 raise LedgerUnavailable(
                     f"no ledger in {data_dir}; name its folder with --data-dir or OTELBILL_DATA_DIR"
                 )
+            self._check_readable(data_dir)
         else:
             self._open_writer(data_dir)
 
     def _open_writer(self, data_dir: Path) -> None:
         try:
-            data_dir.mkdir(parents=True, exist_ok=True)
-            self._lock_file = _lock_folder(data_dir)
+            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # who pays how much is nobody else's business
+            self._lock_file = lock_folder(data_dir)
             writer = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             self._writer = writer
             writer.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
             writer.execute("PRAGMA journal_mode = WAL")
             writer.execute("PRAGMA synchronous = FULL")
             migrate_schema(writer)
-        except (OSError, sqlite3.OperationalError, sqlite3.DatabaseError) as error:
+        except (OSError, sqlite3.Error) as error:
             self.close()
             raise LedgerUnavailable(
                 f"cannot write a ledger in {data_dir}: {error}; choose a writable folder with --data-dir"
             ) from error
+        except SchemaTooNew as error:
+            self.close()
+            raise LedgerUnavailable(f"cannot write the ledger in {data_dir}: {error}") from error
         except LedgerUnavailable:
             self.close()
             raise
+
+    def _check_readable(self, data_dir: Path) -> None:
+        """A reader changes nothing: what it cannot read it must refuse in words, not on a missing table."""
+        try:
+            (version,) = self.read(lambda connection: connection.execute("PRAGMA user_version").fetchone())
+        except sqlite3.Error as error:
+            self.close()
+            raise LedgerUnavailable(f"cannot read the ledger in {data_dir}: {error}") from error
+        known = len(list_migrations())
+        if version != known:
+            self.close()
+            remedy = (
+                "upgrade otelbill" if version > known else "start `otelbill collector` on it once, which upgrades it"
+            )
+            raise LedgerUnavailable(
+                f"the ledger in {data_dir} has schema version {version}, this otelbill reads {known}; {remedy}"
+            )
 
     def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in one write transaction; durable when this returns, undone when `work` raises."""
@@ -118,7 +139,7 @@ class SqliteStore:
             self._lock_file = None
 
 
-def _lock_folder(data_dir: Path) -> int:
+def lock_folder(data_dir: Path) -> int:
     """Hold the folder for this process; the kernel releases it however the process ends."""
     descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:

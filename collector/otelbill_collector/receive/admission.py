@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hmac
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from otelbill_collector.domain.records import Answer
 
 RETRY_AFTER_SECONDS = 1
 
@@ -17,11 +20,12 @@ class Overloaded(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ReceiveLimits:
-    """Bounds of one request and of all together, in bytes."""
+    """Bounds of one request and of all together, in bytes, and for how long one body may take to arrive."""
 
     body_bytes_max: int
     decompressed_bytes_max: int
     inflight_bytes_max: int
+    body_seconds_max: float = 30.0
 
 
 class Admission:
@@ -50,12 +54,29 @@ class Admission:
     @contextmanager
     def admit(self, size_bytes: int) -> Iterator[None]:
         """Hold `size_bytes` of the bound for the block. Raises Overloaded; a lone request is always admitted."""
+        self._take(size_bytes)
+        try:
+            yield
+        finally:
+            self._release(size_bytes)
+
+    def hold_until_done(self, size_bytes: int, submit: Callable[[], Future[Answer]]) -> Future[Answer]:
+        """Submit, and hold the bytes until the future is done, also when nobody waits for it any more."""
+        self._take(size_bytes)
+        try:
+            future = submit()
+        except BaseException:
+            self._release(size_bytes)
+            raise
+        future.add_done_callback(lambda _: self._release(size_bytes))
+        return future
+
+    def _take(self, size_bytes: int) -> None:
         with self._lock:
             if self._inflight_bytes and self._inflight_bytes + size_bytes > self.limits.inflight_bytes_max:
                 raise Overloaded
             self._inflight_bytes += size_bytes
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inflight_bytes -= size_bytes
+
+    def _release(self, size_bytes: int) -> None:
+        with self._lock:
+            self._inflight_bytes -= size_bytes

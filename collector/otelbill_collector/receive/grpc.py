@@ -50,8 +50,8 @@ class OtlpGrpc:
         if not self._admission.is_authorised(metadata.get("authorization")):
             return Refusal(401, "send one of the configured tokens as authorization: Bearer TOKEN")
         try:
-            with self._admission.admit(len(body)):
-                answer = await asyncio.wrap_future(self._submit(body))
+            held = self._admission.hold_until_done(len(body), lambda: self._submit(body))
+            answer = await asyncio.wrap_future(held)
         except Overloaded:
             return Refusal(429, "too many bytes under way; retry with backoff")
         except Refused as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 from google.protobuf.json_format import MessageToJson
@@ -27,6 +28,7 @@ _NOTHING = Receipt(spans=0, ignored=0, accepted=0, duplicate=0, dead_lettered=0)
 TRACES_PATH = "/v1/traces"
 # Signals without usage are taken and set aside, so that an app may point its whole OTLP export here.
 QUIET_PATHS = ("/v1/metrics", "/v1/logs")
+_INLINE_BYTES_MAX = 4_096  # inflated a thousandfold it is still done in milliseconds
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 
 
@@ -43,6 +45,8 @@ class OtlpHttp:
         self._submit = submit
         self._admission = admission
         self._count = count
+        # One thread: what is inflated but not yet admitted is one body at a time.
+        self._converter = ThreadPoolExecutor(1, thread_name_prefix="otelbill-convert")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,13 +64,14 @@ class OtlpHttp:
         self._check_request(scope, headers, content_type)
         announced = self._read_length(headers)
         try:
-            with self._admission.admit(announced):
-                body = await self._read_body(receive)
+            with ExitStack() as held:
+                held.enter_context(self._admission.admit(announced))
+                body = await self._read_body(receive, announced, held)
                 if scope["path"] != TRACES_PATH:
                     return build_response(_NOTHING)
-                wire = self._convert_body(body, headers.get("content-encoding", "").strip().lower(), content_type)
-                with self._admission.admit(max(0, len(wire) - announced)):
-                    answer = await asyncio.wrap_future(self._submit(wire))
+                wire = await self._convert(body, headers.get("content-encoding", "").strip().lower(), content_type)
+                held.enter_context(self._admission.admit(max(0, len(wire) - max(announced, len(body)))))
+                answer = await asyncio.wrap_future(self._submit(wire))
         except Overloaded:
             raise _Refuse(429, "too many bytes under way; retry with backoff") from None
         except Refused as error:
@@ -93,7 +98,16 @@ class OtlpHttp:
             raise _Refuse(413, f"the body has {length} bytes, the limit is {limit}; send smaller batches")
         return length
 
-    async def _read_body(self, receive: Receive) -> bytes:
+    async def _read_body(self, receive: Receive, announced: int, held: ExitStack) -> bytes:
+        """The whole body; what it has beyond the announced bytes is admitted as it comes, and stays in `held`."""
+        seconds = self._admission.limits.body_seconds_max
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._read_chunks(receive, announced, held)
+        except TimeoutError:
+            raise _Refuse(503, f"the body took longer than {seconds:g} s to arrive; send smaller batches") from None
+
+    async def _read_chunks(self, receive: Receive, admitted: int, held: ExitStack) -> bytes:
         limit = self._admission.limits.body_bytes_max
         chunks: list[bytes] = []
         size = 0
@@ -105,9 +119,19 @@ class OtlpHttp:
             size += len(chunk)
             if size > limit:
                 raise _Refuse(413, f"the body is larger than {limit} bytes; send smaller batches")
+            if size > admitted:
+                held.enter_context(self._admission.admit(size - admitted))
+                admitted = size
             chunks.append(chunk)
             if not message.get("more_body"):
                 return b"".join(chunks)
+
+    async def _convert(self, body: bytes, encoding: str, content_type: str) -> bytes:
+        """Plain protobuf as it is; large work beside the event loop, which has others to answer meanwhile."""
+        if len(body) <= _INLINE_BYTES_MAX or (content_type == PROTOBUF and encoding in ("", "identity")):
+            return self._convert_body(body, encoding, content_type)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._converter, self._convert_body, body, encoding, content_type)
 
     def _convert_body(self, body: bytes, encoding: str, content_type: str) -> bytes:
         try:

@@ -1,9 +1,9 @@
-"""The sidecar's JSON API, metrics, health endpoints and front page. Owns routes and status codes, no billing logic."""
+"""The sidecar's JSON API, metrics and health endpoints. Owns routes and status codes; pages are in `web.front`."""
 
 from __future__ import annotations
 
 import asyncio
-import html
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from otelbill_collector.domain.instants import parse_instant
 from otelbill_collector.ledger.rollups import UnknownDimension, UsageQuery
+from otelbill_collector.web.front import FRONT_QUERY, FrontPage, render_front
 
 Json = Any  # whatever the read models give; it is only serialised here
 _BODY_BYTES_MAX = 1 << 20
@@ -119,15 +120,24 @@ class _Api:
     async def show_front(self, request: Request) -> Response:
         if not self._handlers.is_authorised(request.headers.get("authorization")):
             return _render_unauthorised()
-        rows = await asyncio.to_thread(self._handlers.load_usage, UsageQuery(by=("customer", "model")))
-        return HTMLResponse(_render_front(rows))
+        return HTMLResponse(await asyncio.to_thread(self._render_front))
+
+    def _render_front(self) -> str:
+        handlers = self._handlers
+        return render_front(
+            FrontPage(
+                usage=handlers.load_usage(FRONT_QUERY),
+                dead_letters=len(handlers.list_dead_letters()),
+                stripe=handlers.stripe_status(),
+            )
+        )
 
     async def _answer(self, request: Request, work: Callable[[], Json]) -> Response:
         handlers = self._handlers
         if not handlers.is_authorised(request.headers.get("authorization")):
             return _render_unauthorised()
         try:
-            return Response(orjson.dumps(await asyncio.to_thread(work)), media_type="application/json")
+            return Response(_render_json(await asyncio.to_thread(work)), media_type="application/json")
         except (BadQuery, UnknownDimension) as error:
             return _render_error(400, str(error))
         except handlers.not_found as error:
@@ -162,31 +172,16 @@ async def _read_body(request: Request) -> bytes:
     return bytes(body)
 
 
+def _render_json(value: Json) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:  # sums are exact, and may be beyond the 64 bits that orjson writes
+        return json.dumps(value).encode()
+
+
 def _render_unauthorised() -> Response:
     return _render_error(401, "send one of the configured tokens as Authorization: Bearer TOKEN")
 
 
 def _render_error(status: int, message: str) -> Response:
     return Response(orjson.dumps({"error": message}), status_code=status, media_type="application/json")
-
-
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>otelbill</title>
-<style>body{{font:16px system-ui;margin:2rem auto;max-width:60rem}}table{{border-collapse:collapse;width:100%}}
-td,th{{padding:.4rem .6rem;border-bottom:1px solid #ddd;text-align:left}}td.n,th.n{{text-align:right}}</style>
-<h1>otelbill</h1>
-<p>Usage in this ledger. More: <code>otelbill usage</code>, <a href="v1/usage?by=customer,step">JSON</a>,
-<a href="v1/dead-letters">dead letters</a>, <a href="v1/held">held usage</a>, <a href="metrics">metrics</a>.</p>
-<table>
-<tr><th>customer<th>model<th class="n">events<th class="n">cost<th class="n">charge<th>currency</tr>
-{rows}</table>"""
-
-
-def _render_front(rows: list[dict[str, Any]]) -> str:
-    cells = "".join(
-        "<tr>"
-        f"<td>{html.escape(row['customer'] or '(suspense)')}<td>{html.escape(row['model'] or '')}"
-        f"<td class=n>{row['events']}<td class=n>{row['cost'] or 'unknown'}<td class=n>{row['charge'] or 'unpriced'}"
-        f"<td>{html.escape(row['currency'] or '')}</tr>"
-        for row in rows[:500]
-    )
-    return _PAGE.format(rows=cells or "<tr><td colspan=6>Nothing yet.</tr>")

@@ -58,7 +58,8 @@ def test_a_span_full_of_content_leaves_as_numbers_and_names() -> None:
     [
         ("gen_ai.usage.input_tokens", 12, 12),
         ("gen_ai.usage.completion_tokens", 5.0, 5.0),
-        ("gen_ai.usage.input_tokens", "12", None),
+        ("gen_ai.usage.input_tokens", "12", "12"),
+        ("gen_ai.usage.input_tokens", "twelve secrets", None),
         ("gen_ai.usage.input_tokens", True, None),
         ("gen_ai.usage.input_tokens", 2**63, None),
         ("llm.token_count.prompt_details.cache_read", 7, 7),

@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from otelbill_collector.config import Config
+from otelbill_collector.domain.money import parse_attos
+from otelbill_collector.domain.prices import parse_percent
+from otelbill_collector.domain.ratecard import ChargePrice, Markup, RateCard
 from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.ledger.books import UnknownEvent
 from otelbill_collector.ledger.deadletters import list_dead_letters
@@ -116,6 +120,29 @@ def test_a_parent_that_repeats_its_children_bills_nothing_in_any_order(tmp_path:
     books.close()
 
 
+def test_what_waited_for_a_price_is_rated_when_one_is_there_and_nothing_else_is(tmp_path: Path) -> None:
+    """A new rate card settles unpriced usage by a reversal and a revision; what was priced keeps its price."""
+    queries = {
+        "otelbill.meter": "vector_queries",
+        "otelbill.quantity": 12,
+        "otelbill.unit": "query",
+        "otelbill.customer.id": "acme",
+    }
+    books = TestBooks(tmp_path / "ledger")
+    books.post(TestSpan("search", queries), chat("a"))
+    assert books.books.price_waiting(NOW) == 0
+    books.close()
+
+    card = RateCard((ChargePrice("vector_queries", parse_attos("0.002")),), (Markup(parse_percent("100")),))
+    books = TestBooks(tmp_path / "ledger", Config(rate_card=card))
+    assert books.books.price_waiting(NOW) == 1
+    assert books.books.price_waiting(NOW) == 0
+    charges = {row["model"]: row["charge"] for row in books.usage("model")}
+    assert charges == {None: "0.024", "gpt-4o-mini": "0.000027"}
+    assert [record.note for record in _records(books)][-2:] == ["a price was found", "a price was found"]
+    books.close()
+
+
 def test_a_correction_is_a_reversal_and_a_revision_and_never_an_edit(books: TestBooks) -> None:
     """Assigning suspense to a customer leaves the first record, its exact negation, and the new one, all linked."""
     books.post(chat("a", customer=None))
@@ -200,3 +227,27 @@ def test_records_are_found_by_every_id(books: TestBooks) -> None:
     for identifier in ids:
         found = books.store.read(lambda connection, wanted=identifier: list_records_by_id(connection, wanted))
         assert [item.event_id for item in found] == [record.event_id], identifier
+
+
+@pytest.mark.parametrize("kind", ["trace_id", "span_id", "response_id", "run_id"])
+def test_an_instruction_about_more_than_one_event_is_refused(books: TestBooks, kind: str) -> None:
+    """A trace, run or response id names many events: assigning whichever comes first would be a wrong bill."""
+    books.post(
+        *(chat(name, trace="t", response="resp-shared-1", attributes={"otelbill.run.id": "run-7"}) for name in "ab")
+    )
+    first = _records(books)[0].candidate
+    names = {"trace_id": first.trace_id.hex(), "span_id": first.span_id.hex(), "response_id": "resp-shared-1"}
+    identifier = names.get(kind, "run-7")
+    with pytest.raises(UnknownEvent, match="explain"):
+        books.books.assign_customer(Instruction(identifier, "globex", "op", "test", NOW))
+    assert [row["customer"] for row in books.usage()] == ["acme"]
+
+
+@pytest.mark.parametrize("kind", ["event_id", "record_id", "explicit"])
+def test_an_instruction_names_its_event_by_any_of_its_own_ids(books: TestBooks, kind: str) -> None:
+    """The event's id, the id of one of its records, or the id the application gave it."""
+    books.post(TestSpan("u", {"otelbill.meter": "pages", "otelbill.quantity": 3, "otelbill.event.id": "job-17"}))
+    record = _records(books)[0]
+    identifier = {"event_id": record.event_id, "record_id": record.record_id, "explicit": "job-17"}[kind]
+    books.books.assign_customer(Instruction(identifier, "globex", "op", "test", NOW))
+    assert [row["customer"] for row in books.usage()] == ["globex"]

@@ -143,3 +143,10 @@ def records(draw: st.DrawFn) -> UsageRecord:
 def test_a_segment_gives_back_every_field(batch: list[UsageRecord]) -> None:
     """What is booked is what is read again, money of any size included."""
     assert decode_records(encode_segment(batch)) == batch
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_an_interval_that_ends_at_the_epoch_holds_nothing(books: TestBooks, fold: bool) -> None:
+    """Zero is an instant like any other: `--to 1970-01-01` is not the absence of a bound."""
+    books.post(chat("a"))
+    assert books.usage("customer", fold=fold, to_nanos=0) == []

@@ -70,7 +70,7 @@ def test_every_field_survives_the_segment() -> None:
     """The example differs from every default, so that a field that is not stored cannot come back by chance."""
     assert decode_records(encode_segment([RECORD])) == [RECORD]
     for value, transient in ((CANDIDATE, {"problem"}), (DECISION, {"due_nanos"}), (RECORD, set())):
-        for spec in fields(value):  # type: ignore[arg-type]  # a tuple of dataclasses
+        for spec in fields(value):
             if spec.name not in transient:
                 assert getattr(value, spec.name) != spec.default, f"give {spec.name} a value of its own"
 

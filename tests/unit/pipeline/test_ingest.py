@@ -112,3 +112,41 @@ def test_stopping_commits_everything_submitted_before() -> None:
     committer.start()
     committer.stop()
     assert all(future.done() and future.result() == RECEIPT for future in futures)
+
+
+def test_a_sender_that_gives_up_does_not_end_the_writer() -> None:
+    """A cancelled RPC (deadline, disconnect, shutdown) cancels its future; everybody else is still answered."""
+    running, release = threading.Event(), threading.Event()
+
+    def carry(requests: Sequence[Request]) -> Carried:
+        running.set()
+        assert release.wait(10)
+        return _accept(requests)
+
+    committer = _committer(carry)
+    committer.start()
+    committer.submit(Request(b"a", 0)).cancel()
+    assert running.wait(10)
+    committer.submit(Request(b"b", 0)).cancel()
+    release.set()
+    assert committer.submit(Request(b"c", 0)).result(10) == RECEIPT
+    committer.stop()
+
+
+def test_a_steady_trickle_of_requests_does_not_put_off_the_commit() -> None:
+    """The linger is counted from the first request of a batch: later arrivals do not start it again."""
+    linger, spacing, requests = 0.2, 0.05, 40
+    committer = GroupCommitter(
+        _accept, observe=lambda requests, carried: None, batch_bytes_max=1_000_000, linger_seconds=linger
+    )
+    committer.start()
+    first = committer.submit(Request(b"a", 0))
+    tick = threading.Event()
+    arrived = 1
+    while not first.done() and arrived < requests:
+        tick.wait(spacing)
+        committer.submit(Request(b"b", 0))
+        arrived += 1
+    committer.stop()
+    assert first.result() == RECEIPT
+    assert arrived < requests, "the first sender waited for as long as others kept coming"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ def test_a_broken_count_is_a_dead_letter_and_its_batch_goes_on(
         ({"ended": 0}, "event_time_missing"),
         ({"ended": 600_000_000 * SECOND}, "event_time_too_old"),
         ({"ended": NOW + 301 * SECOND}, "event_time_in_future"),
+        ({"started": 2**64 - 1}, "start_time_out_of_range"),  # 64 bits without sign, which no column holds
     ],
 )
 def test_an_event_time_that_cannot_be_is_a_dead_letter(books: TestBooks, change: dict[str, int], code: str) -> None:
@@ -158,3 +160,36 @@ def test_counts_balance_whatever_arrives(tmp_path_factory: pytest.TempPathFactor
     assert sum(receipt.spans for receipt in receipts) == sum(map(len, requests))
     assert sum(row["events"] for row in books.usage()) == sum(receipt.accepted for receipt in receipts)
     books.close()
+
+
+@pytest.mark.parametrize("started", [2**63, 2**64 - 1])
+def test_a_start_that_no_clock_gives_is_a_dead_letter(books: TestBooks, started: int) -> None:
+    """OTLP's times have 64 bits without a sign, the ledger's with one: such a span must not keep its neighbours out."""
+    receipt = books.post(chat("a"), replace(chat("b"), started=started))
+    assert (receipt.accepted, receipt.dead_lettered) == (1, 1)
+    (letter,) = books.store.read(list_dead_letters)
+    assert (letter.code, letter.field) == ("start_time_out_of_range", "start_time_unix_nano")
+
+
+@pytest.mark.parametrize("parent", [b"\1", b"x" * 5_000])
+def test_a_parent_id_that_is_none_is_a_dead_letter(books: TestBooks, parent: bytes) -> None:
+    """Ids are bounded before they reach the disk; none at all and zeros are fine."""
+    message = build_message([chat("a"), chat("b"), chat("c")])
+    spans = [scope.spans[0] for scope in message.resource_spans[0].scope_spans]
+    spans[0].parent_span_id, spans[1].parent_span_id = parent, bytes(8)
+    (receipt,) = books.carry([message.SerializeToString()])
+    assert isinstance(receipt, Receipt)
+    assert (receipt.accepted, receipt.dead_lettered) == (2, 1)
+    (letter,) = books.store.read(list_dead_letters)
+    assert letter.code == "invalid_parent_span_id"
+    assert len(letter.body) < 2_000
+
+
+@pytest.mark.parametrize("meter", ["audio_output_tokens", "requests", "input_tokens"])
+def test_a_fraction_of_a_token_beside_a_call_is_a_dead_letter(books: TestBooks, meter: str) -> None:
+    """Standard units are whole numbers in the ledger: 1.5 must not be rated as 1.5 and kept as 1."""
+    odd = chat("a", attributes={"otelbill.meter": meter, "otelbill.quantity": "1.5"})
+    receipt = books.post(odd, chat("b"))
+    assert (receipt.accepted, receipt.dead_lettered) == (1, 1)
+    (letter,) = books.store.read(list_dead_letters)
+    assert (letter.code, letter.field) == ("reserved_meter", "otelbill.meter")

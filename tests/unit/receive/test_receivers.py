@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import secrets
+import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -15,6 +17,7 @@ from google.rpc.status_pb2 import Status
 
 from otelbill_collector.domain.records import Answer, Receipt, Refused, Rejection
 from otelbill_collector.receive.admission import Admission, Overloaded, ReceiveLimits
+from otelbill_collector.receive.grpc import OtlpGrpc
 from otelbill_collector.receive.http import OtlpHttp
 from otelbill_collector.receive.inflate import TooLarge, UnknownEncoding, inflate_body
 from tests.spans import build_request, chat
@@ -27,10 +30,12 @@ RECEIPT = Receipt(spans=1, ignored=0, accepted=1, duplicate=0, dead_lettered=0)
 class Door:
     """The ASGI application with a scripted writer behind it."""
 
-    def __init__(self, answer: Answer | Exception = RECEIPT, tokens: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, answer: Answer | Exception = RECEIPT, tokens: tuple[str, ...] = (), limits: ReceiveLimits = LIMITS
+    ) -> None:
         self.submitted: list[bytes] = []
         self.counted: list[tuple[str, str]] = []
-        self.admission = Admission(LIMITS, tokens)
+        self.admission = Admission(limits, tokens)
         self._answer = answer
         self.application = OtlpHttp(self._submit, self.admission, lambda *pair: self.counted.append(pair))
 
@@ -67,6 +72,8 @@ class Door:
 
 
 BODY = build_request([chat("a")])
+_ODD_VALUE = {"key": "k", "value": {"arrayValue": {"values": 5}}}
+_ODD_ARRAY = json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [{"attributes": [_ODD_VALUE]}]}]}]}).encode()
 
 
 def test_a_body_reaches_the_writer_as_it_was_sent() -> None:
@@ -93,6 +100,7 @@ def test_a_body_reaches_the_writer_as_it_was_sent() -> None:
         (bytes(10_001), PROTOBUF, "/v1/traces", "POST", 413),
         (b"", {**PROTOBUF, "content-length": "10001"}, "/v1/traces", "POST", 413),
         (b"{", {"content-type": "application/json"}, "/v1/traces", "POST", 400),
+        (_ODD_ARRAY, {"content-type": "application/json"}, "/v1/traces", "POST", 400),
     ],
 )
 def test_what_cannot_be_accepted_is_answered_and_never_submitted(
@@ -111,11 +119,103 @@ def test_what_cannot_be_accepted_is_answered_and_never_submitted(
     assert door.admission.inflight_bytes == 0
 
 
+@pytest.mark.parametrize("encoding", ["", "gzip"])
+def test_a_large_body_is_converted_beside_the_event_loop(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifteen megabytes of JSON take seconds, in which health checks and all other senders must be answered."""
+    threads: list[threading.Thread] = []
+
+    def watch(body: bytes, *rest: Any) -> bytes:
+        threads.append(threading.current_thread())
+        return inflate_body(body, *rest)
+
+    monkeypatch.setattr("otelbill_collector.receive.http.inflate_body", watch)
+    document = json.dumps({"resourceSpans": [], "rest": secrets.token_hex(8_000)}).encode()[:-2] + b'"}'
+    limits = ReceiveLimits(body_bytes_max=100_000, decompressed_bytes_max=100_000, inflight_bytes_max=200_000)
+    headers = {"content-type": "application/json", "content-encoding": encoding}
+    body = gzip.compress(document) if encoding else document
+    assert Door(limits=limits).post(body, headers)[0] == 200
+    assert threads
+    assert threads[0] is not threading.main_thread()
+
+
 def test_metrics_and_logs_are_taken_and_set_aside() -> None:
     """An app may point its whole OTLP export here; only traces carry usage."""
     door = Door()
     assert door.post(b"whatever", PROTOBUF, "/v1/logs")[0] == 200
     assert door.submitted == []
+
+
+class Stream:
+    """A body in pieces; `look` runs before each piece, and a piece of None never comes."""
+
+    def __init__(self, pieces: list[bytes | None], look: Callable[[], None] = lambda: None) -> None:
+        self._pieces = pieces
+        self._look = look
+
+    async def __call__(self) -> dict[str, Any]:
+        self._look()
+        piece = self._pieces.pop(0)
+        if piece is None:
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": piece, "more_body": bool(self._pieces)}
+
+
+def _post_stream(door: Door, stream: Stream) -> int:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/x-protobuf"), (b"transfer-encoding", b"chunked")]
+    scope = {"type": "http", "path": "/v1/traces", "method": "POST", "headers": headers}
+    asyncio.run(asyncio.wait_for(door.application(scope, stream, send), 20))
+    return int(sent[0]["status"])
+
+
+def test_a_body_without_a_length_is_held_as_it_grows() -> None:
+    """Chunked senders count with what they have sent; together they cannot pass the bound of bytes in flight."""
+    limits = ReceiveLimits(body_bytes_max=300_000, decompressed_bytes_max=300_000, inflight_bytes_max=300_000)
+    door, held = Door(limits=limits), []
+    status = _post_stream(door, Stream([bytes(100_000)] * 3, lambda: held.append(door.admission.inflight_bytes)))
+    assert (status, held) == (200, [65_536, 100_000, 200_000])
+    with door.admission.admit(250_000):
+        assert _post_stream(door, Stream([bytes(100_000)] * 3)) == 429
+    assert door.admission.inflight_bytes == 0
+
+
+def test_a_sender_that_trickles_does_not_hold_its_place_for_ever() -> None:
+    """A body that does not arrive in time is refused with Retry-After, and its bytes are free for others."""
+    limits = ReceiveLimits(
+        body_bytes_max=10_000, decompressed_bytes_max=20_000, inflight_bytes_max=15_000, body_seconds_max=0.05
+    )
+    door = Door(limits=limits)
+    assert _post_stream(door, Stream([b"a", None])) == 503
+    assert door.submitted == []
+    assert door.admission.inflight_bytes == 0
+
+
+def test_bytes_of_an_aborted_call_are_held_until_the_writer_is_done_with_them() -> None:
+    """A sender that cancels and sends again must not fill the writer's queue beyond the bound."""
+    admission, future = Admission(LIMITS), Future[Answer]()
+    service = OtlpGrpc(lambda _: future, admission, lambda *_: None)
+
+    class Context:
+        def invocation_metadata(self) -> tuple[()]:
+            return ()
+
+    async def cancel() -> None:
+        task = asyncio.create_task(service.export(BODY, Context()))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    future.set_running_or_notify_cancel()
+    asyncio.run(cancel())
+    assert admission.inflight_bytes == len(BODY)
+    future.set_result(RECEIPT)
+    assert admission.inflight_bytes == 0
 
 
 def test_a_refusal_says_when_to_come_back() -> None:

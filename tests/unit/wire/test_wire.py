@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from otelbill_collector.decode.otlp_json import convert_json
 from otelbill_collector.decode.spans import SpanView, Value
-from otelbill_collector.decode.wire import MalformedRequest, decode_request, decode_value
+from otelbill_collector.decode.wire import MalformedRequest, TooManySpans, decode_request, decode_value
 from tests.spans import TestSpan, build_any, build_message, build_request
 
 scalars = st.one_of(
@@ -36,6 +36,32 @@ def test_a_value_is_read_as_the_official_schema_wrote_it(value: Value) -> None:
 def test_no_bytes_make_the_value_decoder_fail(raw: bytes) -> None:
     """A broken AnyValue is None or a value, never an exception: one attribute must not cost a batch."""
     decode_value(raw)
+
+
+@pytest.mark.parametrize("tag", range(256))
+@pytest.mark.parametrize("rest", [b"", b"\x80", b"\xff" * 12, b"\x05ab"])
+def test_no_cut_value_makes_the_value_decoder_fail(tag: int, rest: bytes) -> None:
+    """The same for every first byte, with its rest cut off at each place that the hand-written decoder looks at."""
+    decode_value(bytes([tag]) + rest)
+
+
+@pytest.mark.parametrize(("what", "per_span"), [("spans", 0), ("span events", 1)])
+def test_too_many_of_anything_is_refused_before_a_view_is_made(what: str, per_span: int) -> None:
+    """Two bytes on the wire must not become a kilobyte of memory before they are counted."""
+    message = ExportTraceServiceRequest()
+    spans = message.resource_spans.add().scope_spans.add().spans
+    for _ in range(11):
+        spans.add()
+    for _ in range(101 * per_span):
+        spans[0].events.add()
+    limit = 10 + per_span
+    assert decode_request(build_message([TestSpan("a")]).SerializeToString(), limit)
+    if per_span:
+        assert len(decode_request(message.SerializeToString(), limit)) == 11
+        for _ in range(10):
+            spans[0].events.add()
+    with pytest.raises(TooManySpans, match=f" {what} in one request"):
+        decode_request(message.SerializeToString(), limit)
 
 
 @given(st.binary(max_size=200))

@@ -1,0 +1,175 @@
+"""What it costs to find the billable calls: wire bytes to spans, spans to candidates, candidates to decisions.
+
+The corpus of recorded spans, prompts included, is repeated with ids and times of its own each time. Figures are process
+CPU time per span, by stage, for the corpus alone and for a stream of which one third is plain HTTP spans. Prints;
+judges nothing. Storing and rating are not in it.
+
+    python -m benchmarks.selection --json
+    python -m benchmarks.selection --spans 50000 --profile
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import hashlib
+import json
+import os
+import pstats
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from otelbill_collector.decode.claims import FOREVER_NANOS, decide_group
+from otelbill_collector.decode.select import select_span
+from otelbill_collector.decode.wire import decode_request
+from otelbill_collector.offline import list_groups
+from tests.corpus import Case, load_cases, parse_sent
+from tests.spans import T0, TestSpan, build_request
+
+_SLOT_NANOS = 10 * 10**9  # each copy of a case has ten seconds of its own: equal numbers at one time are one call
+_CASES_MAX = 1_000
+_HTTP = {
+    "http.request.method": "POST",
+    "http.response.status_code": 200,
+    "url.full": "https://api.example.com/v1/orders/4711",
+    "server.address": "api.example.com",
+    "server.port": 443,
+    "network.protocol.version": "1.1",
+    "user_agent.original": "python-httpx/0.28",
+}
+
+
+@dataclass(slots=True)
+class Figures:
+    """CPU seconds by stage, and what they were spent on."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "select": 0.0, "claims": 0.0})
+    spans: int = 0
+    candidates: int = 0
+    groups: int = 0
+    wire_bytes: int = 0
+
+    def render(self) -> dict[str, object]:
+        """Microseconds per span of the whole stream, whatever the stage."""
+        per_span = {name: round(seconds * 1e6 / self.spans, 2) for name, seconds in self.seconds.items()}
+        return {
+            "spans": self.spans,
+            "candidates": self.candidates,
+            "groups": self.groups,
+            "bytes_per_span": self.wire_bytes // self.spans,
+            "cpu_us_per_span": {**per_span, "total": round(sum(self.seconds.values()) * 1e6 / self.spans, 2)},
+            "spans_per_cpu_second": int(self.spans / sum(self.seconds.values())),
+        }
+
+
+class Repeater:
+    """Copies of one case with other ids and times of the same length, by replacing bytes: no message is parsed."""
+
+    def __init__(self, case: Case, slot: int) -> None:
+        self._body = case.body
+        self._slot = slot
+        spans = [sent.span for sent in parse_sent(case.body)]
+        self.spans = len(spans)
+        self._ids = sorted({span.trace_id for span in spans} | {span.span_id for span in spans})
+        self._times = sorted({at for span in spans for at in (span.start_time_unix_nano, span.end_time_unix_nano)})
+        found = (select_span(view) for view in decode_request(case.body))
+        texts = {item.response_id.encode() for item in found if item is not None and item.response_id}
+        self._texts = sorted(text for text in texts if len(text) >= 10 and not text.startswith(b"digest:"))
+
+    def repeat(self, number: int) -> bytes:
+        """The case's request for the `number`th time."""
+        body, salt = self._body, f"{number} {self._slot}".encode()
+        for old in self._ids:
+            body = body.replace(old, hashlib.sha256(salt + old).digest()[: len(old)])
+        for text in self._texts:
+            body = body.replace(text, text[:-8] + hashlib.sha256(salt + text).hexdigest()[:8].encode())
+        start = T0 + (number * _CASES_MAX + self._slot) * _SLOT_NANOS
+        for at in self._times:
+            body = body.replace(at.to_bytes(8, "little"), (at - self._times[0] + start).to_bytes(8, "little"))
+        return body
+
+
+def main() -> None:
+    """Measure both streams and print them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
+    parser.add_argument("--spans", type=int, default=500_000, help="length of each stream")
+    parser.add_argument("--profile", action="store_true", help="print the dearest functions of the corpus alone")
+    options = parser.parse_args()
+    repeaters = [Repeater(case, slot) for slot, case in enumerate(load_cases(find_corpus()))]
+    if options.profile:
+        print_profile(repeaters, options.spans)
+        return
+    report = {
+        "corpus": measure(list_requests(repeaters, options.spans, with_http=False)).render(),
+        "one_third_http": measure(list_requests(repeaters, options.spans, with_http=True)).render(),
+    }
+    if options.json:
+        print(json.dumps(report))
+        return
+    for name, figures in report.items():
+        print(name, json.dumps(figures))
+
+
+def find_corpus() -> Path:
+    """Folder with the recorded spans; exits with the remedy where there is none."""
+    beside = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("OTELBILL_SHARED", beside)) / "data"
+    if not (folder / "spans").is_dir():
+        sys.exit(f"no recorded spans at {folder}; set OTELBILL_SHARED to the folder that holds data/spans")
+    return folder
+
+
+def list_requests(repeaters: list[Repeater], spans: int, *, with_http: bool) -> Iterator[bytes]:
+    """Requests of about 700 spans (1,050 with the HTTP spans), until there are `spans` of them."""
+    in_corpus = sum(item.spans for item in repeaters)
+    http = build_http(in_corpus // 2) if with_http else b""
+    in_request = in_corpus + (in_corpus // 2 if with_http else 0)
+    for number in range(1, spans // in_request + 2):
+        # Requests are messages of one repeated field: joined bytes are the joined request.
+        yield b"".join(item.repeat(number) for item in repeaters) + http
+
+
+def build_http(count: int) -> bytes:
+    """Spans of an HTTP client; their ids do not matter, because nobody keeps them."""
+    spans = [
+        TestSpan(f"http {i}", _HTTP, started=T0, scope="opentelemetry.instrumentation.httpx") for i in range(count)
+    ]
+    return build_request(spans)
+
+
+def measure(requests: Iterator[bytes]) -> Figures:
+    """CPU time of each stage over all requests, one after the other."""
+    figures = Figures()
+    for body in requests:
+        started = time.process_time()
+        views = decode_request(body)
+        decoded = time.process_time()
+        found = [candidate for view in views if (candidate := select_span(view)) is not None]
+        selected = time.process_time()
+        for group in list_groups([item for item in found if item.problem is None]):
+            decide_group(group, FOREVER_NANOS)
+            figures.groups += 1
+        decided = time.process_time()
+        figures.seconds["decode"] += decoded - started
+        figures.seconds["select"] += selected - decoded
+        figures.seconds["claims"] += decided - selected
+        figures.spans += len(views)
+        figures.candidates += len(found)
+        figures.wire_bytes += len(body)
+    return figures
+
+
+def print_profile(repeaters: list[Repeater], spans: int) -> None:
+    """The functions that take most time themselves; the profiler makes small functions look dearer than they are."""
+    requests = list(list_requests(repeaters, spans, with_http=False))
+    profile = cProfile.Profile()
+    profile.runcall(measure, iter(requests))
+    pstats.Stats(profile).sort_stats("tottime").print_stats(25)
+
+
+if __name__ == "__main__":
+    main()

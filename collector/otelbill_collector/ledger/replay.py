@@ -1,0 +1,98 @@
+"""Derived tables built again from the segments, in one transaction, and compared with what stood there.
+
+Rollups and claim keys are functions of the segments alone. Stripe's windows are left as they are: a window carries what
+was settled into intents that may be at Stripe already, and which records it was to count was the configuration's to
+say at that time. `verify` compares their totals; a difference there is corrected by adjustments, not by rebuilding.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from otelbill_collector.ledger import evidence, rollups
+from otelbill_collector.ledger.derived import KEYS, ROLLUPS, KeyFunction, derive_key_rows
+from otelbill_collector.ledger.findings import Progress, Report, ignore_progress
+from otelbill_collector.ledger.journal import find_high_water, find_last_segment, save_high_water
+
+_REPLAYED = {"claim_key": KEYS, "rollup": ROLLUPS}
+
+
+class ReplayRefused(RuntimeError):
+    """The segments are damaged, so nothing may be derived from them. The message names the first and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """One table built again: its rows, how many stood there that were wrong, and how many were missing."""
+
+    table: str
+    rows: int
+    removed: int
+    added: int
+
+    @property
+    def equal(self) -> bool:
+        """Whether every row was, byte for byte, what stood there."""
+        return not self.removed and not self.added
+
+
+def replay_derived(
+    connection: sqlite3.Connection, keys_of: KeyFunction, progress: Progress = ignore_progress
+) -> list[Replayed]:
+    """Build claim keys and rollups again. Call inside a write transaction. Raises ReplayRefused, changing nothing."""
+    last = find_last_segment(connection)
+    mark = find_high_water(connection, rollups.NAME)
+    bound = min(max(mark, 0), last)
+    for table in _REPLAYED:
+        connection.execute(f"CREATE TEMP TABLE before_{table} AS SELECT * FROM main.{table}")
+        connection.execute(f"DELETE FROM main.{table}")
+    try:
+        _rebuild_keys(connection, last, keys_of, progress)
+        _rebuild_rollups(connection, bound, progress)
+        replayed = [_compare(connection, table) for table in _REPLAYED]
+        while rollups.fold_rollups(connection):  # what came after the mark is new, not different
+            pass
+        return replayed
+    finally:
+        for table in _REPLAYED:
+            connection.execute(f"DROP TABLE IF EXISTS temp.before_{table}")
+
+
+def _rebuild_keys(connection: sqlite3.Connection, last: int, keys_of: KeyFunction, progress: Progress) -> None:
+    report = Report()
+
+    def consume(segment_id: int, table: pa.Table) -> None:
+        rows = sorted(set(derive_key_rows(segment_id, table, keys_of)))
+        connection.executemany("INSERT INTO main.claim_key VALUES (?, ?, ?, ?)", rows)
+
+    evidence.check_segments(connection, last, report, progress, consume)
+    if report.findings:
+        first = report.findings[0]
+        raise ReplayRefused(f"{first.describe()}; {first.remedy}")
+
+
+def _rebuild_rollups(connection: sqlite3.Connection, bound: int, progress: Progress) -> None:
+    save_high_water(connection, rollups.NAME, 0)
+    # A name is looked for in `temp` first: the fold sees the segments up to the mark and no others.
+    connection.execute(f"CREATE TEMP VIEW segment AS SELECT * FROM main.segment WHERE segment_id <= {bound}")
+    try:
+        while rollups.fold_rollups(connection):
+            progress(ROLLUPS, find_high_water(connection, rollups.NAME), bound)
+    finally:
+        connection.execute("DROP VIEW temp.segment")
+
+
+def _compare(connection: sqlite3.Connection, table: str) -> Replayed:
+    def count(query: str) -> int:
+        return int(connection.execute(f"SELECT count(*) FROM ({query})").fetchone()[0])
+
+    before, after = f"SELECT * FROM temp.before_{table}", f"SELECT * FROM main.{table}"
+    return Replayed(
+        table,
+        rows=count(after),
+        removed=count(f"{before} EXCEPT {after}"),
+        added=count(f"{after} EXCEPT {before}"),
+    )

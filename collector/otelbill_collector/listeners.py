@@ -1,0 +1,72 @@
+"""Ports and servers of the sidecar, bound before anything else starts: all that is in the way is told at once."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import uvicorn
+
+from otelbill_collector.config import Address
+
+
+class CannotStart(RuntimeError):
+    """The sidecar refuses to start. `problems` lists everything that is in the way, each with its remedy."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class QuietServer(uvicorn.Server):
+    """A uvicorn server that leaves signals to the sidecar."""
+
+    def __init__(self, application: Any) -> None:
+        config = uvicorn.Config(
+            application,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=10,
+            server_header=False,
+        )
+        super().__init__(config)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def bind_sockets(addresses: Sequence[Address]) -> tuple[list[socket.socket], list[str]]:
+    """(listening sockets, what is in the way of the others)."""
+    bound, problems = [], []
+    for address in addresses:
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        item = socket.socket(family, socket.SOCK_STREAM)
+        item.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            item.bind((address.host, address.port))
+            item.listen(512)
+        except OSError as error:
+            item.close()
+            problems.append(_describe_port(address, error.strerror or str(error)))
+        else:
+            item.setblocking(False)
+            bound.append(item)
+    return bound, problems
+
+
+def bind_grpc(server: grpc.aio.Server, address: Address) -> None:
+    """Give the gRPC server its port. Raises CannotStart."""
+    try:
+        server.add_insecure_port(str(address))
+    except RuntimeError as error:
+        raise CannotStart([_describe_port(address, "address in use or not permitted")]) from error
+
+
+def _describe_port(address: Address, why: str) -> str:
+    return f"cannot listen on {address}: {why}; stop the other program or set `listen` in otelbill.yaml"

@@ -1,0 +1,56 @@
+"""Operator commands reach the ledger that is there: they create none, and say what a sidecar answered."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import click
+import pytest
+
+from otelbill_collector.app import ADDRESS_FILE
+from otelbill_collector.cli.remote import operate_ledger
+from otelbill_collector.config import Config
+from otelbill_collector.ledger.sqlite import SqliteStore
+
+_ASSIGN = {"event_id": "e", "customer_id": "c", "operator": "o", "reason": "r"}
+
+
+@pytest.mark.parametrize("name", ["assign-customer", "replay-dead-letters", "reconcile", "stripe-flush"])
+def test_a_command_on_a_folder_without_a_ledger_creates_none(tmp_path: Path, name: str) -> None:
+    """A typing error in --data-dir must not answer from an empty ledger that it has just made."""
+    folder = tmp_path / "typo"
+    with pytest.raises(click.ClickException, match="no ledger in"):
+        operate_ledger(Config(data_dir=folder), name, dict(_ASSIGN))
+    assert not folder.exists()
+
+
+@pytest.fixture
+def broken_api() -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(500)
+            self.end_headers()
+            self.wfile.write(b"Internal Server Error")
+
+        def log_message(self, *_: object) -> None:
+            """Keep the test output clean."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_fault_of_the_sidecar_is_a_message(tmp_path: Path, broken_api: str) -> None:
+    """An answer that is no JSON ends in one sentence with its status, not in a traceback."""
+    store = SqliteStore(tmp_path)
+    (tmp_path / ADDRESS_FILE).write_text(f'{{"api": "{broken_api}"}}')
+    with pytest.raises(click.ClickException, match=r"answered 500.*collector's log"):
+        operate_ledger(Config(data_dir=tmp_path), "assign-customer", dict(_ASSIGN))
+    store.close()

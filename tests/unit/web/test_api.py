@@ -1,0 +1,138 @@
+"""The API answers reads, refuses strangers and cross-site posts, and tells what is wrong with a query."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from starlette.testclient import TestClient
+
+from otelbill_collector.app import build_operate
+from otelbill_collector.explanation import NothingFound, explain_identifier
+from otelbill_collector.ledger.books import UnknownEvent
+from otelbill_collector.ledger.rollups import load_usage
+from otelbill_collector.operations import NoStripe, Operations
+from otelbill_collector.web.api import ApiHandlers, build_api
+from tests.books import NOW, TestBooks
+from tests.spans import chat
+
+TOKEN = "secret-token"
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Iterator[TestBooks]:
+    opened = TestBooks(tmp_path / "ledger")
+    yield opened
+    opened.close()
+
+
+def _client(books: TestBooks, token: str | None = None) -> TestClient:
+    operations = Operations(books.stages, None, lambda: NOW)
+
+    def read(work: Any, *arguments: Any) -> Any:
+        return books.store.read(lambda connection: work(connection, *arguments))
+
+    handlers = ApiHandlers(
+        is_ready=lambda: True,
+        render_metrics=lambda: b"up 1\n",
+        is_authorised=lambda header: token is None or header == f"Bearer {token}",
+        load_usage=lambda query: read(load_usage, query),
+        explain=lambda identifier: read(explain_identifier, identifier),
+        list_dead_letters=list,
+        list_held=list,
+        stripe_status=lambda: {"counts": {}, "lanes": [], "stops": [], "oldest_waiting_at": None},
+        operate=build_operate(operations),
+        not_found=(NothingFound, UnknownEvent),
+        refused=(NoStripe,),
+    )
+    return TestClient(build_api(handlers))
+
+
+def test_usage_is_answered_by_dimension_and_filter(books: TestBooks) -> None:
+    """The API speaks the command line's contract."""
+    books.post(chat("a"), chat("b", customer="globex"))
+    client = _client(books)
+    rows = client.get("/v1/usage", params={"by": "customer,model", "from": "2026-01-01"}).json()
+    assert [(row["customer"], row["events"]) for row in rows] == [("acme", 1), ("globex", 1)]
+    assert [row["customer"] for row in client.get("/v1/usage?by=customer&customer=globex").json()] == ["globex"]
+
+
+@pytest.mark.parametrize("query", ["by=costumer", "from=yesterday", "to=12", "colour=red"])
+def test_a_query_that_cannot_be_answered_says_why(books: TestBooks, query: str) -> None:
+    """A typing error is a 400 that names it, not an empty answer."""
+    answer = _client(books).get(f"/v1/usage?{query}")
+    assert answer.status_code == 400
+    assert answer.json()["error"]
+
+
+def test_explain_walks_from_any_id_and_knows_what_it_does_not_know(books: TestBooks) -> None:
+    """A response id leads to its record and price; an unknown id is a 404 that says which ids there are."""
+    books.post(chat("a"))
+    client = _client(books)
+    found = client.get("/v1/explain/resp-a").json()
+    (record,) = found["records"]
+    assert record["charge"] == "0.000027"
+    assert found["price_versions"][0]["content"]
+    missing = client.get("/v1/explain/nothing-like-it")
+    assert missing.status_code == 404
+    assert "trace or span id" in missing.json()["error"]
+
+
+def test_an_operation_is_json_only(books: TestBooks) -> None:
+    """A form posted by a page of another origin must not change the ledger."""
+    books.post(chat("a", customer=None))
+    client = _client(books)
+    body = orjson.dumps({"event_id": "x", "customer_id": "acme", "operator": "ann", "reason": "why"})
+    plain = client.post("/v1/operations/assign-customer", content=body, headers={"content-type": "text/plain"})
+    assert plain.status_code == 415
+    unknown = client.post("/v1/operations/assign-customer", content=body, headers={"content-type": "application/json"})
+    assert unknown.status_code == 404
+    (event,) = (item["event_id"] for item in client.get("/v1/explain/resp-a").json()["records"])
+    good = client.post(
+        "/v1/operations/assign-customer",
+        json={"event_id": event, "customer_id": "acme", "operator": "ann", "reason": "why"},
+    )
+    assert good.status_code == 200
+    assert books.totals()["customer"] == "acme"
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [(b"{", 400), (b"[]", 400), (b'{"event_id": ""}', 400), (b'{"event_id": 5, "customer_id": "a"}', 400)],
+)
+def test_a_broken_operation_is_refused(books: TestBooks, body: bytes, status: int) -> None:
+    """The field that is wrong is named; nothing is written."""
+    answer = _client(books).post(
+        "/v1/operations/assign-customer", content=body, headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == status
+
+
+def test_stripe_operations_without_stripe_say_what_to_configure(books: TestBooks) -> None:
+    """No account is not an internal error."""
+    answer = _client(books).post("/v1/operations/stripe-flush", json={})
+    assert answer.status_code == 409
+    assert "stripe" in answer.json()["error"]
+    assert _client(books).post("/v1/operations/no-such-thing", json={}).status_code == 404
+
+
+def test_tokens_protect_what_tells_of_customers(books: TestBooks) -> None:
+    """With tokens configured every page but health and metrics wants one; metrics never name a customer."""
+    books.post(chat("a"))
+    client = _client(books, TOKEN)
+    for path in ("/", "/v1/usage", "/v1/explain/resp-a", "/v1/dead-letters", "/v1/held", "/v1/stripe/status"):
+        assert client.get(path).status_code == 401, path
+        assert client.get(path, headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200, path
+    assert client.post("/v1/operations/stripe-flush", json={}).status_code == 401
+    for path in ("/healthz", "/readyz", "/metrics"):
+        assert client.get(path).status_code == 200, path
+
+
+def test_the_front_page_escapes_names(books: TestBooks) -> None:
+    """A customer id is text, never markup."""
+    books.post(chat("a", customer="<b>acme</b>"))
+    page = _client(books).get("/").text
+    assert "<b>acme" not in page
