@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from otelbill_collector.domain.instants import DAY_NANOS, HOUR_NANOS, format_instant
 from otelbill_collector.domain.usage import Candidate
 from otelbill_collector.ledger import meters, rollups
+from otelbill_collector.ledger.claim_runs import Place, find_wrong_runs, read_prefixes, walk_entries
 from otelbill_collector.ledger.evidence import summarise_table
 from otelbill_collector.ledger.findings import FINDINGS_MAX, REPLAY, RESTORE, Finding, Progress, Report, Touched
 from otelbill_collector.ledger.journal import find_high_water
@@ -28,18 +29,22 @@ from otelbill_collector.ledger.segments import build_record, decode_table
 
 KEYS, ROLLUPS, WINDOWS = "claim keys", "rollups", "stripe windows"
 KeyFunction = Callable[[Candidate], tuple[bytes, ...]]
-_KeyRow = tuple[int, bytes, int, int]
-_BATCH = 20_000
 _DIGEST_SPACE = 2**128
 
 
-def derive_key_rows(segment_id: int, table: pa.Table, keys_of: KeyFunction) -> Iterator[_KeyRow]:
-    """The claim keys that booking wrote for a segment: (day, key, segment id, position)."""
+def derive_keys(table: pa.Table, keys_of: KeyFunction) -> Iterator[tuple[int, int, bytes]]:
+    """The claim keys that booking wrote for a segment: (position, day, key)."""
     for position, row in enumerate(table.to_pylist()):
         if row["sign"] > 0:
             day = row["ended_nanos"] // DAY_NANOS
             for key in keys_of(build_record(row).candidate):
-                yield day, key, segment_id, position
+                yield position, day, key
+
+
+def _derive_places(segment_id: int, table: pa.Table, keys_of: KeyFunction) -> set[Place]:
+    derived = [(position, key) for position, _, key in derive_keys(table, keys_of)]
+    prefixes = read_prefixes([key for _, key in derived]).tolist()
+    return {(prefix, segment_id, position) for prefix, (position, _) in zip(prefixes, derived, strict=True)}
 
 
 class KeyTally:
@@ -53,17 +58,27 @@ class KeyTally:
     def expect(self, segment_id: int, table: pa.Table) -> None:
         """Add what a sound segment should have."""
         self._seen.add(segment_id)
-        for row in set(derive_key_rows(segment_id, table, self._keys_of)):
+        for row in _derive_places(segment_id, table, self._keys_of):
             self._add(row, 1)
 
     def compare(self, connection: sqlite3.Connection, last: int, report: Report, progress: Progress) -> None:
         """Subtract what the table has for segments 1 to `last`, and report every segment that is not even."""
         count = 0
-        for batch in _walk_keys(connection, report, progress):
-            for row in batch:
-                if row[2] <= last:
-                    self._add(row, -1)
-                    count += 1
+        connection.execute("BEGIN")  # one snapshot: runs are merged while a sidecar books
+        try:
+            for part in walk_entries(connection):
+                progress(KEYS, count, 0)
+                for row in part:
+                    if row[1] <= last:
+                        self._add(row, -1)
+                        count += 1
+            for run_id in find_wrong_runs(connection):
+                report.add(Finding(KEYS, "claim_run", str(run_id), "its bounds are not those of its entries", REPLAY))
+        except (sqlite3.DatabaseError, ValueError) as error:  # a chunk that cannot be read as entries
+            report.add(Finding(KEYS, "claim_run", "", str(error), REPLAY))
+            return
+        finally:
+            connection.execute("ROLLBACK")
         report.counts["claim_keys"] = count
         uneven = {segment_id for segment_id, total in self._sums.items() if total}
         for segment_id in sorted(uneven - self._seen):
@@ -76,17 +91,17 @@ class KeyTally:
         if len(wrong) > FINDINGS_MAX:
             report.notes.append(f"{KEYS}: {len(wrong) - FINDINGS_MAX} more segments have wrong claim keys")
 
-    def _add(self, row: _KeyRow, sign: int) -> None:
-        segment_id = row[2]
+    def _add(self, row: Place, sign: int) -> None:
+        segment_id = row[1]
         self._sums[segment_id] = (self._sums.get(segment_id, 0) + sign * _digest_key_row(row)) % _DIGEST_SPACE
 
     def _describe(self, connection: sqlite3.Connection, segment_id: int) -> Finding:
         (body,) = connection.execute("SELECT body FROM segment WHERE segment_id = ?", (segment_id,)).fetchone()
         table = decode_table(body)
-        expected = set(derive_key_rows(segment_id, table, self._keys_of))
-        found = set(connection.execute("SELECT * FROM claim_key WHERE segment_id = ?", (segment_id,)))
+        expected = _derive_places(segment_id, table, self._keys_of)
+        found = {row for part in walk_entries(connection) for row in part if row[1] == segment_id}
         missing, surplus = expected - found, found - expected
-        positions = sorted({row[3] for row in missing | surplus if 0 <= row[3] < table.num_rows})
+        positions = sorted({row[2] for row in missing | surplus if 0 <= row[2] < table.num_rows})
         problem = (
             f"{len(missing)} missing and {len(surplus)} that its records do not have: a repeat of such a span would "
             "be booked as new"
@@ -94,31 +109,8 @@ class KeyTally:
         return Finding(KEYS, "claim_key", f"segment {segment_id}", problem, REPLAY, summarise_table(table, positions))
 
 
-def _digest_key_row(row: _KeyRow) -> int:
-    day, key, segment_id, position = row
-    text = b"%d/%d/%d/" % (day, segment_id, position) + bytes(key)
-    return int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "big")
-
-
-def _walk_keys(connection: sqlite3.Connection, report: Report, progress: Progress) -> Iterator[list[_KeyRow]]:
-    """All rows in key order, each batch a snapshot of its own; rows of newer segments may come in between."""
-    after: _KeyRow = (-(2**63), b"", 0, 0)
-    query = (
-        "SELECT day, key, segment_id, position FROM claim_key WHERE (day, key, segment_id, position) > (?, ?, ?, ?)"
-        f" ORDER BY day, key, segment_id, position LIMIT {_BATCH}"
-    )
-    done = 0
-    while True:
-        progress(KEYS, done, 0)
-        batch: list[_KeyRow] = connection.execute(query, after).fetchall()
-        if not batch:
-            return
-        if batch[-1] <= after:
-            report.add(Finding(KEYS, "claim_key", f"day {after[0]}", "rows are out of order", REPLAY))
-            return
-        yield batch
-        after = batch[-1]
-        done += len(batch)
+def _digest_key_row(row: Place) -> int:
+    return int.from_bytes(hashlib.blake2b(b"%d/%d/%d" % row, digest_size=16).digest(), "big")
 
 
 @contextmanager

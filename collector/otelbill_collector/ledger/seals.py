@@ -32,7 +32,7 @@ class Sealed:
         return " || '/' || ".join(["CAST(" + parts[0] + " AS TEXT)", *parts[1:]])
 
 
-# Not here: segment.body (chained), claim_key, rollup and stripe_intent_count (counted again), price_version (its id is
+# Not here: segment.body (chained), claim_*, rollup and stripe_intent_count (counted again), price_version (its id is
 # its digest), row_seal itself (a wrong seal fits no row). A test holds this list against the schema.
 SEALED = (
     Sealed("segment", ("segment_id",), ("booked_nanos", "ended_min", "ended_max", "record_count", "digest")),
