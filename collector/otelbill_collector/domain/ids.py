@@ -50,6 +50,6 @@ def derive_twin_key(kind: str, *parts: bytes | str | int) -> bytes:
 def is_twin_key(key: bytes) -> bool:
     """Whether a claim key links spans of different emitters only.
 
-    A job that embeds equal chunks makes equal calls by the thousand; linking those would make one endless group of them.
+    A job that embeds equal chunks makes equal calls by the thousand; linking those would make one endless group.
     """
     return key[0] >= 0x80

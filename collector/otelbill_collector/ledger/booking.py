@@ -19,7 +19,7 @@ from otelbill_collector.domain.usage import Candidate, Decision, RatingState
 from otelbill_collector.ledger.groups import GroupIndex, Member
 from otelbill_collector.ledger.instructions import Instruction
 from otelbill_collector.ledger.journal import Due, Placed, append_segment, save_due, save_price_versions, take_due
-from otelbill_collector.ledger.lineage import find_key_day
+from otelbill_collector.ledger.lineage import list_key_days
 from otelbill_collector.ledger.resolutions import Resolution, apply_resolution, is_open
 
 KeysOf = Callable[[Candidate], tuple[bytes, ...]]
@@ -119,10 +119,9 @@ def _admit(connection: sqlite3.Connection, index: GroupIndex, arrived: Member) -
     known = index.find_event(arrived.event_id)
     if known is None and arrived.candidate.explicit_event_id:
         # The retry of a job may come in another month; a retried span always has the day of the first.
-        day = find_key_day(connection, arrived.keys[-1])
-        if day is not None:
+        for day in list_key_days(connection, arrived.keys[-1]):
             index.load_keys(connection, day, arrived.keys[-1:])
-            known = index.find_event(arrived.event_id)
+        known = index.find_event(arrived.event_id)
     if known is not None:
         repeated = _is_repeat(known, arrived.candidate, arrived.content)
         return (Outcome.DUPLICATE if repeated else Outcome.CONFLICT), known

@@ -68,6 +68,18 @@ def find_claims(connection: sqlite3.Connection, day: int, key: bytes) -> list[tu
     return found
 
 
+def find_claims_of_any_day(connection: sqlite3.Connection, key: bytes) -> list[tuple[int, int]]:
+    """The same whatever the day, at the price of a search in every run; may hold some of other keys."""
+    prefix = int.from_bytes(key[:8], "little", signed=True)
+    found: list[tuple[int, int]] = []
+    for (run_id,) in connection.execute("SELECT run_id FROM claim_run").fetchall():
+        found.extend(_search_run(connection, run_id, prefix))
+    days = "(SELECT DISTINCT day FROM claim_key)"  # ledgers from before the runs
+    query = f"SELECT segment_id, position FROM claim_key WHERE day IN {days} AND key = ?"
+    found.extend(connection.execute(query, (key,)))
+    return found
+
+
 def list_recent_prefixes(connection: sqlite3.Connection, limit: int) -> Iterator[tuple[int, Prefixes | None]]:
     """(newest day, prefixes) of each run, newest day first; None where days begin that are not all within `limit`."""
     (oldest,) = connection.execute("SELECT max(day) FROM claim_key").fetchone()

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import UsageRecord
+from otelbill_collector.ledger.claim_runs import find_claims_of_any_day
 from otelbill_collector.ledger.journal import list_tables
-from otelbill_collector.ledger.segments import build_record
+from otelbill_collector.ledger.segments import build_record, decode_table
 
 _HEX32 = re.compile(r"[0-9a-f]{32}")
 _HEX16 = re.compile(r"[0-9a-f]{16}")
@@ -39,20 +41,13 @@ def list_records_by_id(connection: sqlite3.Connection, identifier: str) -> list[
     return list_revisions(connection, {record.event_id for record in hits})
 
 
-_FIND_DAY = """
-WITH RECURSIVE known (day) AS (
-    SELECT min(day) FROM claim_key
-    UNION ALL
-    SELECT (SELECT min(day) FROM claim_key WHERE day > known.day) FROM known WHERE known.day IS NOT NULL
-)
-SELECT known.day FROM known JOIN claim_key ON claim_key.day = known.day AND claim_key.key = ? LIMIT 1
-"""
-
-
-def find_key_day(connection: sqlite3.Connection, key: bytes) -> int | None:
-    """A day under which a claim key is booked. Costs two look-ups for each day that the ledger has."""
-    row = connection.execute(_FIND_DAY, (key,)).fetchone()
-    return None if row is None else int(row[0])
+def list_key_days(connection: sqlite3.Connection, key: bytes) -> list[int]:
+    """Days under which a claim key may be booked. Costs a search in every run of claim keys."""
+    days: set[int] = set()
+    for segment_id, position in find_claims_of_any_day(connection, key):
+        (body,) = connection.execute("SELECT body FROM segment WHERE segment_id = ?", (segment_id,)).fetchone()
+        days.add(int(decode_table(body)["ended_nanos"][position].as_py()) // DAY_NANOS)
+    return sorted(days)
 
 
 def list_revisions(connection: sqlite3.Connection, event_ids: Iterable[str]) -> list[UsageRecord]:
