@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,10 +76,9 @@ def measure_ingest(load: Load, traffic: Traffic, source: Path = REPOSITORY) -> F
         port = sidecar.grpc_port if traffic.protocol == "grpc" else sidecar.http_port
         send_load(port, load, Traffic(traffic.protocol, traffic.gzip, traffic.connections, 10.0, 2))  # warm up
         sidecar.await_idle()
-        before, own = sidecar.read_cpu_seconds(), time.process_time()
+        before = sidecar.read_cpu_seconds()
         known = sidecar.count_folded()
         sent = send_load(port, load, traffic)
-        own = time.process_time() - own
         sidecar.await_idle()
         cpu = sidecar.read_cpu_seconds() - before
         memory = sidecar.read_memory_bytes()
@@ -95,7 +93,7 @@ def measure_ingest(load: Load, traffic: Traffic, source: Path = REPOSITORY) -> F
         cpu_us_per_span=cpu / spans * 1e6,
         ack_p50_ms=latencies[len(latencies) // 2] * 1e3,
         ack_p99_ms=latencies[int(len(latencies) * 0.99)] * 1e3,
-        load_cpu_us_per_span=own / spans * 1e6,
+        load_cpu_us_per_span=sent.cpu_seconds / spans * 1e6,
         memory_mb=memory / 1e6,
     )
 

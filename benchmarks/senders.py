@@ -34,6 +34,7 @@ class Sent:
 
     requests: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0  # of this process, while sending
     latencies: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
@@ -67,10 +68,10 @@ def send_load(port: int, load: Load, traffic: Traffic) -> Sent:
     for thread in threads:
         thread.start()
     ready.wait()
-    started = time.monotonic()
+    started, cpu = time.monotonic(), time.process_time()
     for thread in threads:
         thread.join()
-    sent.seconds = time.monotonic() - started
+    sent.seconds, sent.cpu_seconds = time.monotonic() - started, time.process_time() - cpu
     return sent
 
 

@@ -51,16 +51,23 @@ def clean_id(value: object) -> str | None:
 
     The digest is stable, so the same customer stays one customer without the address being stored.
     """
+    if isinstance(value, str):
+        return _clean_id(value) if len(value) <= TEXT_LENGTH_MAX else _clean_any_id(value)
     if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str):
-        return None
+        return _clean_any_id(str(value))
+    return None
+
+
+def _clean_any_id(value: str) -> str | None:
     text = value.strip()
     if not text:
         return None
     if len(text) > TEXT_LENGTH_MAX or not text.isprintable() or is_email_shaped(text):
         return f"digest:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
     return text
+
+
+_clean_id = lru_cache(maxsize=32_768)(_clean_any_id)  # customers, steps and runs stand on many spans
 
 
 def clip_value(value: object) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, cast
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -114,7 +115,7 @@ class AttributeView(Mapping[str, Value]):
 
     def get(self, key: str, default: Any = None) -> Any:  # Any: the signature of Mapping.get
         raw = self._encoded.get(key)
-        return default if raw is None else decode_value(raw)
+        return default if raw is None else _decode_cached(raw) if len(raw) <= _CACHED_BYTES_MAX else decode_value(raw)
 
     def __contains__(self, key: object) -> bool:
         return key in self._encoded
@@ -154,6 +155,11 @@ def decode_value(raw: bytes) -> Value:
     elif tag == _BOOL and len(raw) == 2:
         return raw[1] != 0
     return _decode_official(raw)
+
+
+# Models, customers, steps and small counts come again and again; long texts do not, and would only take memory.
+_CACHED_BYTES_MAX = 64
+_decode_cached = lru_cache(maxsize=32_768)(decode_value)
 
 
 def _read_varint(raw: bytes, start: int) -> tuple[int, int]:

@@ -5,6 +5,7 @@ Money and counts are exact in the ledger; a metric is a double, good for graphs 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +23,7 @@ from prometheus_client.registry import Collector
 
 from otelbill_collector.domain.money import ATTOS_PER_UNIT
 from otelbill_collector.domain.records import Answer, Receipt, UsageRecord
-from otelbill_collector.domain.usage import RatingState
+from otelbill_collector.domain.usage import Quantity, RatingState
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter that nobody reads
 
@@ -98,23 +99,25 @@ class SidecarMetrics:
                 self.spans.labels("rejected").inc()
 
     def count_records(self, records: Iterable[UsageRecord]) -> None:
-        """Amounts and quantities of booked records, by step and model."""
+        """Amounts and quantities of booked records, by step and model. Summed first: a counter is dear to touch."""
+        sums: dict[tuple[Counter, tuple[str, ...]], Quantity] = defaultdict(int)
         for record in records:
             if record.amounts.state is not RatingState.RATED:
                 continue
             labels = self._bound_labels(
                 (record.decision.step or "", record.candidate.provider or "", record.candidate.model or "")
             )
-            currency = record.amounts.currency or ""
-            charge = _to_units(record.amounts.charge_attos)
+            amounts, currency = record.amounts, record.amounts.currency or ""
             if record.sign < 0:
-                self.reversed_charge.labels(*labels, currency).inc(charge)
+                sums[self.reversed_charge, (*labels, currency)] += amounts.charge_attos or 0
                 continue
-            self.cost.labels(*labels, "USD").inc(_to_units(record.amounts.cost_attos))
-            self.charge.labels(*labels, currency).inc(charge)
+            sums[self.cost, (*labels, "USD")] += amounts.cost_attos or 0
+            sums[self.charge, (*labels, currency)] += amounts.charge_attos or 0
             for unit, quantity in record.decision.quantities.items():
                 if quantity:
-                    self.usage.labels(*labels, unit).inc(float(quantity))
+                    sums[self.usage, (*labels, unit)] += quantity
+        for (counter, values), total in sums.items():
+            counter.labels(*values).inc(float(total) if counter is self.usage else float(total / ATTOS_PER_UNIT))
 
     def _bound_labels(self, labels: tuple[str, ...]) -> tuple[str, ...]:
         if labels not in self._series:
@@ -158,10 +161,6 @@ class _LevelCollector(Collector):
         for state, count in sorted(levels.events.items()):
             events.add_metric([state], count)
         yield events
-
-
-def _to_units(attos: int | None) -> float:
-    return float((attos or 0) / ATTOS_PER_UNIT)
 
 
 def _find_version() -> str:

@@ -65,7 +65,8 @@ class GroupIndex:
         self._stored: OrderedDict[Key, list[Member]] = OrderedDict()  # every member within a day of the day
         self._members: WeakValueDictionary[str, Member] = WeakValueDictionary()
         self._tables: OrderedDict[int, pa.Table] = OrderedDict()
-        self._uncommitted: dict[bytes, list[Member]] = {}
+        self._arrived: list[Member] = []  # of the transaction in progress
+        self._uncommitted: dict[bytes, list[Member]] = {}  # those of them whose keys are not in `_fresh`
 
     def remember(self, connection: sqlite3.Connection) -> None:
         """Fill the filter from the ledger, once, before anything else: newest days first, as far as it has room."""
@@ -142,14 +143,16 @@ class GroupIndex:
     def add_member(self, member: Member) -> None:
         """Make a new member visible under its keys, in its day and the neighbouring ones."""
         self._members[member.event_id] = member
+        self._arrived.append(member)
+        covered = self._known.covers(member.day)
         for key in member.keys:
-            self._uncommitted.setdefault(key, []).append(member)
-            if (fresh := self._fresh.get(key)) is not None:
+            fresh = self._fresh.get(key)
+            if fresh is not None:
                 fresh.append(member)
-            if self._stored:
+            if fresh is None or not covered:
+                self._uncommitted.setdefault(key, []).append(member)
                 for day in (member.day - 1, member.day, member.day + 1):
-                    members = self._stored.get((day, key))
-                    if members is not None:
+                    if (members := self._stored.get((day, key))) is not None:
                         members.append(member)
 
     def forget(self) -> None:
@@ -158,13 +161,15 @@ class GroupIndex:
         self._stored.clear()
         self._members.clear()
         self._tables.clear()
+        self._arrived.clear()
         self._uncommitted.clear()
 
     def settle(self) -> None:
         """After a commit: its members are found in the database from now on; evict the longest unused keys."""
-        if self._uncommitted:
-            newest = max(member.day for members in self._uncommitted.values() for member in members)
-            self._known.add(read_prefixes(list(self._uncommitted)), newest)
+        if self._arrived:
+            keys = [key for member in self._arrived for key in member.keys]
+            self._known.add(read_prefixes(keys), max(member.day for member in self._arrived))
+            self._arrived.clear()
             self._uncommitted.clear()
         excess = self.size() - self._limits.keys_max
         while excess > 0 and self._stored:
