@@ -13,6 +13,7 @@ from otelbill_collector.decode.otlp_json import convert_json
 from otelbill_collector.decode.select import select_span
 from otelbill_collector.decode.spans import SpanView
 from otelbill_collector.decode.wire import decode_request
+from otelbill_collector.domain.ids import is_twin_key
 from otelbill_collector.domain.instants import format_instant
 from otelbill_collector.domain.money import format_attos
 from otelbill_collector.domain.rating import Line
@@ -60,6 +61,7 @@ def list_groups(candidates: Sequence[Candidate]) -> Iterator[list[Candidate]]:
         for key in own:
             by_key.setdefault(key, []).append(index)
     seen: set[int] = set()
+    visited: set[tuple[bytes, str | None]] = set()
     for start in range(len(candidates)):
         if start in seen:
             continue
@@ -69,8 +71,12 @@ def list_groups(candidates: Sequence[Candidate]) -> Iterator[list[Candidate]]:
             index = pending.pop()
             group.append(index)
             for key in keys[index]:
-                for other in by_key.pop(key, ()):
-                    if other not in seen:
+                apart = candidates[index].emitter if is_twin_key(key) else None
+                if (key, apart) in visited:
+                    continue
+                visited.add((key, apart))
+                for other in by_key[key]:
+                    if other not in seen and candidates[other].emitter != apart:
                         seen.add(other)
                         pending.append(other)
         yield [candidates[index] for index in sorted(group)]

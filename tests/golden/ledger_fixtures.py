@@ -1,7 +1,7 @@
 """Ledgers of every schema version, as they were written then: `python -m tests.golden.ledger_fixtures` adds today's.
 
-A fixture is `schema_NNNN.sqlite.gz` and `schema_NNNN.json`, what `otelbill usage` said of it. Fixtures are written once,
-by the version that had the schema, and never again.
+A fixture is `schema_NNNN.sqlite.gz` and `schema_NNNN.json`, what `otelbill usage` said of it. It is written once, by
+the version that had the schema, and never again.
 """
 
 from __future__ import annotations

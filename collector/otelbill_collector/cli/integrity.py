@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from otelbill_collector.audit import build_checks
 from otelbill_collector.cli.options import config_options, json_option, print_json, require_config
 from otelbill_collector.config import Config
 from otelbill_collector.ledger.copies import Copied, CopyRefused, back_up_ledger, restore_ledger
-from otelbill_collector.ledger.findings import Finding, Progress, Report
+from otelbill_collector.ledger.findings import RESTORE, Finding, Progress, Report
 from otelbill_collector.ledger.integrity import verify_ledger
 from otelbill_collector.ledger.replay import Replayed, ReplayRefused, replay_derived
 from otelbill_collector.ledger.sqlite import LEDGER_NAME, LedgerLocked, LedgerUnavailable, SqliteStore
@@ -149,6 +150,8 @@ def replay(config_path: Path | None, data_dir: Path | None, as_json: bool) -> No
             found = store.transact(lambda connection: replay_derived(connection, keys_of, progress))
     except ReplayRefused as error:
         raise click.ClickException(f"nothing was changed: {error}") from error
+    except sqlite3.Error as error:
+        raise click.ClickException(f"nothing was changed: {store.path}: {error}; {RESTORE}") from error
     finally:
         store.close()
     _print_replayed(found, as_json)
@@ -173,7 +176,7 @@ def backup(file: Path, no_verify: bool, config_path: Path | None, data_dir: Path
 
     \b
     Example:
-      otelbill backup /backup/ledger-$(date +%F).sqlite --data-dir /var/lib/otelbill
+      otelbill backup "/backup/ledger-$(date +%F).sqlite" --data-dir /var/lib/otelbill
     """
     config = require_config(config_path, data_dir)
     ledger = config.data_dir / LEDGER_NAME

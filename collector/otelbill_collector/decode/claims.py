@@ -14,7 +14,7 @@ from otelbill_collector.decode.lineage import Lineage, sort_by_trace
 from otelbill_collector.decode.reasons import Reason
 from otelbill_collector.decode.residuals import Explained, Residual, find_residuals
 from otelbill_collector.decode.twins import find_claim_id, group_descriptions, list_twin_keys
-from otelbill_collector.domain.ids import digest_parts
+from otelbill_collector.domain.ids import derive_claim_key
 from otelbill_collector.domain.instants import NANOS
 from otelbill_collector.domain.usage import (
     INPUT_TOKENS,
@@ -42,11 +42,13 @@ _DEFAULT_POLICY = ClaimPolicy()
 
 
 def claim_keys(candidate: Candidate) -> tuple[bytes, ...]:
-    """16-byte keys; candidates that share one belong to one group: trace, provider response id, equal numbers."""
-    keys = [digest_parts("claim-trace", candidate.trace_id)[:16]]
+    """16-byte keys: trace, provider response id, equal numbers. Candidates that share one belong to one group; keys of
+    equal numbers (`is_twin_key`) link candidates of different emitters only.
+    """
+    keys = [derive_claim_key("claim-trace", candidate.trace_id)]
     claim_id = find_claim_id(candidate) if candidate.role is Role.CALL else None
     if claim_id is not None:
-        keys.append(digest_parts("claim-response", claim_id)[:16])
+        keys.append(derive_claim_key("claim-response", claim_id))
     keys.extend(list_twin_keys(candidate))
     return tuple(keys)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from otelbill_collector.decode.lineage import Lineage
 from otelbill_collector.decode.quantities import total_input
-from otelbill_collector.domain.ids import digest_parts
+from otelbill_collector.domain.ids import derive_twin_key
 from otelbill_collector.domain.instants import NANOS
 from otelbill_collector.domain.usage import OUTPUT_TOKENS, Candidate, Role, UsageSource
 
@@ -55,7 +55,7 @@ def list_twin_keys(candidate: Candidate) -> tuple[bytes, ...]:
     keys: list[bytes] = []
     if tokens is not None and ("twin" in candidate.traits or find_claim_id(candidate) is None):
         buckets = _list_buckets(candidate.started_nanos) | _list_buckets(candidate.ended_nanos)
-        keys += [digest_parts("claim-twin", *tokens, bucket)[:16] for bucket in sorted(buckets)]
+        keys += [derive_twin_key("claim-twin", *tokens, bucket) for bucket in sorted(buckets)]
     return (*keys, *_list_gap_keys(candidate, has_tokens=tokens is not None))
 
 
@@ -69,7 +69,7 @@ def _list_gap_keys(candidate: Candidate, *, has_tokens: bool) -> tuple[bytes, ..
         buckets = _list_buckets(candidate.started_nanos)
     else:
         return ()
-    return tuple(digest_parts("claim-gap", family, bucket)[:16] for bucket in sorted(buckets))
+    return tuple(derive_twin_key("claim-gap", family, bucket) for bucket in sorted(buckets))
 
 
 def _list_buckets(at_nanos: int) -> set[int]:

@@ -33,3 +33,23 @@ def derive_event_id(trace_id: bytes, span_id: bytes, explicit_id: str | None) ->
 def derive_record_id(event_id: str, revision: int, kind: str) -> str:
     """32 hex characters for the n-th booking of an event; `kind` is usage or reversal."""
     return digest_parts("record", event_id, revision, kind).hex()[:32]
+
+
+def derive_claim_key(kind: str, *parts: bytes | str | int) -> bytes:
+    """16 bytes under which the members of a claim group find each other."""
+    digest = digest_parts(kind, *parts)
+    return bytes((digest[0] & 0x7F,)) + digest[1:16]
+
+
+def derive_twin_key(kind: str, *parts: bytes | str | int) -> bytes:
+    """The same for evidence that links spans of different emitters only; such a key can be told from the others."""
+    digest = digest_parts(kind, *parts)
+    return bytes((digest[0] | 0x80,)) + digest[1:16]
+
+
+def is_twin_key(key: bytes) -> bool:
+    """Whether a claim key links spans of different emitters only.
+
+    A job that embeds equal chunks makes equal calls by the thousand; linking those would make one endless group of them.
+    """
+    return key[0] >= 0x80

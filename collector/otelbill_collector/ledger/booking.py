@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from otelbill_collector.domain.ids import digest_parts
+from otelbill_collector.domain.ids import derive_claim_key
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import Amounts, UsageRecord, digest_candidate, identify_candidate
 from otelbill_collector.domain.usage import Candidate, Decision, RatingState
 from otelbill_collector.ledger.groups import GroupIndex, Member
 from otelbill_collector.ledger.instructions import Instruction
 from otelbill_collector.ledger.journal import Due, Placed, append_segment, save_due, save_price_versions, take_due
+from otelbill_collector.ledger.lineage import find_key_day
 from otelbill_collector.ledger.resolutions import Resolution, apply_resolution, is_open
 
 KeysOf = Callable[[Candidate], tuple[bytes, ...]]
@@ -59,7 +60,7 @@ def collect_keys(candidate: Candidate, rules_keys: KeysOf) -> tuple[bytes, ...]:
     """Claim keys of a candidate, and the key of its explicit event id: two spans may carry one event."""
     keys = rules_keys(candidate)
     if candidate.explicit_event_id:
-        keys = (*keys, digest_parts("event-key", candidate.explicit_event_id)[:16])
+        keys = (*keys, derive_claim_key("event-key", candidate.explicit_event_id))
     return keys
 
 
@@ -116,6 +117,12 @@ def _admit(connection: sqlite3.Connection, index: GroupIndex, arrived: Member) -
     """The new member, or the one that it repeats or contradicts."""
     index.load_keys(connection, arrived.day, arrived.keys)
     known = index.find_event(arrived.event_id)
+    if known is None and arrived.candidate.explicit_event_id:
+        # The retry of a job may come in another month; a retried span always has the day of the first.
+        day = find_key_day(connection, arrived.keys[-1])
+        if day is not None:
+            index.load_keys(connection, day, arrived.keys[-1:])
+            known = index.find_event(arrived.event_id)
     if known is not None:
         repeated = _is_repeat(known, arrived.candidate, arrived.content)
         return (Outcome.DUPLICATE if repeated else Outcome.CONFLICT), known

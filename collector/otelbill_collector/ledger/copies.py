@@ -17,7 +17,7 @@ from otelbill_collector.domain.instants import format_instant
 from otelbill_collector.ledger.findings import Progress, ignore_progress
 from otelbill_collector.ledger.integrity import open_for_reading
 from otelbill_collector.ledger.journal import find_last_segment
-from otelbill_collector.ledger.schema import migrate_schema
+from otelbill_collector.ledger.schema import SchemaTooNew, migrate_schema
 from otelbill_collector.ledger.sqlite import LEDGER_NAME, lock_folder
 
 BACKUP, RESTORE = "backup", "restore"
@@ -56,7 +56,7 @@ def back_up_ledger(ledger: Path, target: Path, now_nanos: int, progress: Progres
         _name_file(partial, target)
         partial.unlink(missing_ok=True)
         _sync_folder(target.parent)
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, sqlite3.Error, SchemaTooNew) as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise CopyRefused(f"cannot copy {ledger} to {target}: {error}; the ledger is untouched") from error
@@ -113,6 +113,7 @@ def restore_ledger(backup: Path, data_dir: Path, now_nanos: int, *, replace: boo
     With `replace`, the ledger that stands there is kept beside it, with the time in its name.
     """
     ledger = data_dir / LEDGER_NAME
+    partial = ledger.with_name(ledger.name + _PARTIAL)
     if not backup.is_file():
         raise CopyRefused(f"{backup}: there is no such file; name what `otelbill backup` wrote")
     try:
@@ -120,13 +121,15 @@ def restore_ledger(backup: Path, data_dir: Path, now_nanos: int, *, replace: boo
         with _locked(data_dir):
             if ledger.exists() and not replace:
                 raise CopyRefused(f"{ledger} exists; choose another --data-dir, or --replace to keep it beside")
-            return _put_in_place(backup, ledger, now_nanos)
-    except (OSError, sqlite3.Error) as error:
+            try:
+                return _put_in_place(backup, partial, ledger, now_nanos)
+            finally:
+                partial.unlink(missing_ok=True)
+    except (OSError, sqlite3.Error, SchemaTooNew) as error:
         raise CopyRefused(f"cannot restore {backup} into {data_dir}: {error}") from error
 
 
-def _put_in_place(backup: Path, ledger: Path, now_nanos: int) -> Copied:
-    partial = ledger.with_name(ledger.name + _PARTIAL)
+def _put_in_place(backup: Path, partial: Path, ledger: Path, now_nanos: int) -> Copied:
     os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
     shutil.copyfile(backup, partial)
     last = _finish_copy(partial, ((RESTORE, now_nanos),))

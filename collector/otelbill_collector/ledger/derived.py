@@ -12,110 +12,157 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from otelbill_collector.domain.instants import DAY_NANOS, HOUR_NANOS, format_instant
 from otelbill_collector.domain.usage import Candidate
 from otelbill_collector.ledger import meters, rollups
-from otelbill_collector.ledger.claim_runs import Place, find_wrong_runs, read_prefixes, walk_entries
-from otelbill_collector.ledger.evidence import summarise_table
+from otelbill_collector.ledger.claim_runs import Entries, make_entries, read_entries
+from otelbill_collector.ledger.evidence import find_segment_touched
 from otelbill_collector.ledger.findings import FINDINGS_MAX, REPLAY, RESTORE, Finding, Progress, Report, Touched
 from otelbill_collector.ledger.journal import find_high_water
 from otelbill_collector.ledger.meters import Metering
 from otelbill_collector.ledger.rollups import FACT_DIMENSIONS
 from otelbill_collector.ledger.schema import migrate_schema
-from otelbill_collector.ledger.segments import build_record, decode_table
+from otelbill_collector.ledger.segments import build_record
 
 KEYS, ROLLUPS, WINDOWS = "claim keys", "rollups", "stripe windows"
 KeyFunction = Callable[[Candidate], tuple[bytes, ...]]
+_KeyRow = tuple[int, bytes, int, int]
+_BATCH = 20_000
 _DIGEST_SPACE = 2**128
 
 
-def derive_keys(table: pa.Table, keys_of: KeyFunction) -> Iterator[tuple[int, int, bytes]]:
-    """The claim keys that booking wrote for a segment: (position, day, key)."""
+def derive_key_rows(segment_id: int, table: pa.Table, keys_of: KeyFunction) -> Iterator[_KeyRow]:
+    """The claim keys that booking wrote for a segment: (day, key, segment id, position)."""
     for position, row in enumerate(table.to_pylist()):
         if row["sign"] > 0:
             day = row["ended_nanos"] // DAY_NANOS
             for key in keys_of(build_record(row).candidate):
-                yield position, day, key
-
-
-def _derive_places(segment_id: int, table: pa.Table, keys_of: KeyFunction) -> set[Place]:
-    derived = [(position, key) for position, _, key in derive_keys(table, keys_of)]
-    prefixes = read_prefixes([key for _, key in derived]).tolist()
-    return {(prefix, segment_id, position) for prefix, (position, _) in zip(prefixes, derived, strict=True)}
+                yield day, key, segment_id, position
 
 
 class KeyTally:
-    """Claim keys as they should be and as they are, one sum per segment: equal sums mean equal sets of rows."""
+    """Claim keys as they should be and as they are, one sum per segment: equal sums mean equal sets of keys.
+
+    A segment's keys stand in `claim_key` (ledgers from before the runs) or in the sorted runs, never in both.
+    """
 
     def __init__(self, keys_of: KeyFunction) -> None:
         self._keys_of = keys_of
-        self._sums: dict[int, int] = {}
-        self._seen: set[int] = set()
+        self._rows: dict[int, int] = {}  # segment -> what claim_key lacks, as a sum of digests
+        self._runs: dict[int, int] = {}  # segment -> what the runs lack
+        self._expected: dict[int, tuple[int, int]] = {}
 
     def expect(self, segment_id: int, table: pa.Table) -> None:
         """Add what a sound segment should have."""
-        self._seen.add(segment_id)
-        for row in _derive_places(segment_id, table, self._keys_of):
-            self._add(row, 1)
+        rows = list(derive_key_rows(segment_id, table, self._keys_of))
+        total = sum(_digest_key_row(row) for row in set(rows)) % _DIGEST_SPACE
+        entries = make_entries(segment_id, [row[1] for row in rows], [row[3] for row in rows])
+        self._expected[segment_id] = (total, int(digest_entries(entries).sum()))
 
     def compare(self, connection: sqlite3.Connection, last: int, report: Report, progress: Progress) -> None:
-        """Subtract what the table has for segments 1 to `last`, and report every segment that is not even."""
+        """Subtract what the tables have for segments 1 to `last`, and report every segment that is not even."""
         count = 0
-        connection.execute("BEGIN")  # one snapshot: runs are merged while a sidecar books
+        for batch in _walk_keys(connection, report, progress):
+            for row in batch:
+                if row[2] <= last:
+                    self._rows[row[2]] = (self._rows.get(row[2], 0) + _digest_key_row(row)) % _DIGEST_SPACE
+                    count += 1
+        count += self._add_runs(connection, last, report)
+        report.counts["claim_keys"] = count
+        wrong = [
+            segment_id
+            for segment_id in sorted(self._rows.keys() | self._runs.keys() | self._expected.keys())
+            if (self._rows.get(segment_id, 0), self._runs.get(segment_id, 0)) not in self._list_right(segment_id)
+        ]
+        for segment_id in wrong:
+            table = "claim_key" if segment_id in self._rows else "claim_chunk"
+            problem = "its claim keys are not those of its records: a repeat of such a span may be booked as new"
+            touched = Touched() if segment_id not in self._expected else find_segment_touched(connection, segment_id)
+            report.add(Finding(KEYS, table, f"segment {segment_id}", problem, REPLAY, touched))
+
+    def _list_right(self, segment_id: int) -> tuple[tuple[int, int], ...]:
+        rows, runs = self._expected.get(segment_id, (0, 0))
+        return (rows, 0), (0, runs)
+
+    def _add_runs(self, connection: sqlite3.Connection, last: int, report: Report) -> int:
+        """All runs in one snapshot, for merging moves entries between them."""
+        counts: dict[int, int] = {}
+        if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'claim_run'").fetchone() is None:
+            return 0  # a ledger, such as an old backup, from before the runs
+        query = "SELECT chunk_id, run_id, first_key, last_key, body FROM claim_chunk ORDER BY chunk_id"
+        connection.execute("BEGIN")
         try:
-            for part in walk_entries(connection):
-                progress(KEYS, count, 0)
-                for row in part:
-                    if row[1] <= last:
-                        self._add(row, -1)
-                        count += 1
-            for run_id in find_wrong_runs(connection):
-                report.add(Finding(KEYS, "claim_run", str(run_id), "its bounds are not those of its entries", REPLAY))
-        except (sqlite3.DatabaseError, ValueError) as error:  # a chunk that cannot be read as entries
-            report.add(Finding(KEYS, "claim_run", "", str(error), REPLAY))
-            return
+            runs = dict(connection.execute("SELECT run_id, entries FROM claim_run"))
+            for chunk_id, run_id, first_key, last_key, body in connection.execute(query):
+                entries = read_entries(body)
+                counts[run_id] = counts.get(run_id, 0) + len(entries)
+                keys = entries["key"]
+                if (keys[0], keys[-1]) != (first_key, last_key) or (keys[1:] < keys[:-1]).any():
+                    problem = "its keys are not in the order that its row says: some would not be found"
+                    report.add(Finding(KEYS, "claim_chunk", str(chunk_id), problem, REPLAY))
+                self._add_entries(entries[entries["segment"] <= last])
         finally:
             connection.execute("ROLLBACK")
-        report.counts["claim_keys"] = count
-        uneven = {segment_id for segment_id, total in self._sums.items() if total}
-        for segment_id in sorted(uneven - self._seen):
-            if segment_id < 1:
-                report.add(Finding(KEYS, "claim_key", f"segment {segment_id}", "names no segment", REPLAY))
-        wrong = sorted(uneven & self._seen)
-        for segment_id in wrong[:FINDINGS_MAX]:
-            with report.guard(KEYS, f"segment {segment_id}"):
-                report.add(self._describe(connection, segment_id))
-        if len(wrong) > FINDINGS_MAX:
-            report.notes.append(f"{KEYS}: {len(wrong) - FINDINGS_MAX} more segments have wrong claim keys")
+        for run_id in sorted(runs.keys() | counts.keys()):
+            if runs.get(run_id) != counts.get(run_id):
+                problem = f"says {runs.get(run_id)} entries, its chunks have {counts.get(run_id)}"
+                report.add(Finding(KEYS, "claim_run", str(run_id), problem, REPLAY))
+        return sum(counts.values())
 
-    def _add(self, row: Place, sign: int) -> None:
-        segment_id = row[1]
-        self._sums[segment_id] = (self._sums.get(segment_id, 0) + sign * _digest_key_row(row)) % _DIGEST_SPACE
-
-    def _describe(self, connection: sqlite3.Connection, segment_id: int) -> Finding:
-        (body,) = connection.execute("SELECT body FROM segment WHERE segment_id = ?", (segment_id,)).fetchone()
-        table = decode_table(body)
-        expected = _derive_places(segment_id, table, self._keys_of)
-        found = {row for part in walk_entries(connection) for row in part if row[1] == segment_id}
-        missing, surplus = expected - found, found - expected
-        positions = sorted({row[2] for row in missing | surplus if 0 <= row[2] < table.num_rows})
-        problem = (
-            f"{len(missing)} missing and {len(surplus)} that its records do not have: a repeat of such a span would "
-            "be booked as new"
-        )
-        return Finding(KEYS, "claim_key", f"segment {segment_id}", problem, REPLAY, summarise_table(table, positions))
+    def _add_entries(self, entries: Entries) -> None:
+        digests = digest_entries(entries)
+        segments, places = np.unique(entries["segment"], return_inverse=True)
+        sums = np.zeros(len(segments), dtype=np.uint64)
+        np.add.at(sums, places, digests)
+        for segment_id, total in zip(segments.tolist(), sums.tolist(), strict=True):
+            self._runs[segment_id] = (self._runs.get(segment_id, 0) + total) % 2**64
 
 
-def _digest_key_row(row: Place) -> int:
-    return int.from_bytes(hashlib.blake2b(b"%d/%d/%d" % row, digest_size=16).digest(), "big")
+def digest_entries(entries: Entries) -> NDArray[np.uint64]:
+    """64 mixed bits for each entry of a run; whoever changes an entry changes them."""
+    places = entries["segment"].astype(np.uint64) << np.uint64(32) | entries["position"].astype(np.uint64)
+    mixed = entries["key"].astype(np.uint64) ^ (places * np.uint64(0x9E3779B97F4A7C15))
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    digests: NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(31))
+    return digests
+
+
+def _digest_key_row(row: _KeyRow) -> int:
+    day, key, segment_id, position = row
+    text = b"%d/%d/%d/" % (day, segment_id, position) + bytes(key)
+    return int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "big")
+
+
+def _walk_keys(connection: sqlite3.Connection, report: Report, progress: Progress) -> Iterator[list[_KeyRow]]:
+    """All rows in key order, each batch a snapshot of its own; rows of newer segments may come in between."""
+    after: _KeyRow = (-(2**63), b"", 0, 0)
+    query = (
+        "SELECT day, key, segment_id, position FROM claim_key WHERE (day, key, segment_id, position) > (?, ?, ?, ?)"
+        f" ORDER BY day, key, segment_id, position LIMIT {_BATCH}"
+    )
+    done = 0
+    while True:
+        progress(KEYS, done, 0)
+        batch: list[_KeyRow] = connection.execute(query, after).fetchall()
+        if not batch:
+            return
+        if batch[-1] <= after:
+            report.add(Finding(KEYS, "claim_key", f"day {after[0]}", "rows are out of order", REPLAY))
+            return
+        yield batch
+        after = batch[-1]
+        done += len(batch)
 
 
 @contextmanager
 def open_scratch(path: Path, name: str, copies: dict[str, str]) -> Iterator[tuple[sqlite3.Connection, int, int]]:
-    """An empty ledger that sees the segments of the one at `path` up to the mark `name`, the mark, and the last segment.
+    """An empty ledger that sees the segments of the one at `path` up to the mark `name`; the mark; the last segment.
 
     `copies` are tables to make in it: name -> SELECT over `ledger.*`, all taken in one short snapshot with the mark.
     """

@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 
 import pyarrow as pa
 
+from otelbill_collector.domain.ids import is_twin_key
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.domain.usage import Candidate
@@ -108,24 +109,32 @@ class GroupIndex:
         """The whole group of `start`, ordered by event id."""
         group = {start.event_id: start}
         pending = [start]
-        seen: set[Key] = set()
+        seen: set[tuple[Key, str | None]] = set()
         while pending:
             member = pending.pop()
             for key in member.keys:
+                apart = member.candidate.emitter if is_twin_key(key) else None
                 place = (member.day, key)
-                if place in seen:
+                if (place, apart) in seen:
                     continue
-                seen.add(place)
+                seen.add((place, apart))
                 for other in self._list_members(connection, place):
-                    if other.event_id not in group:
+                    if other.event_id not in group and other.candidate.emitter != apart:
                         group[other.event_id] = other
                         pending.append(other)
         return [group[event_id] for event_id in sorted(group)]
 
     def is_alone(self, member: Member) -> bool:
         """True when the group of `member` is known, without a query, to be itself only."""
-        fresh = self._fresh
-        return self._known.covers(member.day) and all(len(fresh.get(key, ())) == 1 for key in member.keys)
+        return self._known.covers(member.day) and all(self._is_own(key, member) for key in member.keys)
+
+    def _is_own(self, key: bytes, member: Member) -> bool:
+        """True when a key in memory links `member` to nobody else."""
+        members = self._fresh.get(key, ())
+        if len(members) == 1:
+            return True
+        emitter = member.candidate.emitter
+        return bool(members) and is_twin_key(key) and all(other.candidate.emitter == emitter for other in members)
 
     def find_event(self, event_id: str) -> Member | None:
         """A member that is in memory. Every member of a looked-up key is."""

@@ -39,6 +39,22 @@ def list_records_by_id(connection: sqlite3.Connection, identifier: str) -> list[
     return list_revisions(connection, {record.event_id for record in hits})
 
 
+_FIND_DAY = """
+WITH RECURSIVE known (day) AS (
+    SELECT min(day) FROM claim_key
+    UNION ALL
+    SELECT (SELECT min(day) FROM claim_key WHERE day > known.day) FROM known WHERE known.day IS NOT NULL
+)
+SELECT known.day FROM known JOIN claim_key ON claim_key.day = known.day AND claim_key.key = ? LIMIT 1
+"""
+
+
+def find_key_day(connection: sqlite3.Connection, key: bytes) -> int | None:
+    """A day under which a claim key is booked. Costs two look-ups for each day that the ledger has."""
+    row = connection.execute(_FIND_DAY, (key,)).fetchone()
+    return None if row is None else int(row[0])
+
+
 def list_revisions(connection: sqlite3.Connection, event_ids: Iterable[str]) -> list[UsageRecord]:
     """Every record of the events, in booking order."""
     wanted = pa.array(sorted(event_ids), type=pa.string())

@@ -13,16 +13,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from otelbill_collector.ledger import evidence, rollups
-from otelbill_collector.ledger.claim_runs import append_claims, clear_claims, walk_entries
-from otelbill_collector.ledger.derived import ROLLUPS, KeyFunction, derive_keys
+from otelbill_collector.ledger.claim_runs import append_claims
+from otelbill_collector.ledger.derived import ROLLUPS, KeyFunction, derive_key_rows
 from otelbill_collector.ledger.findings import Progress, Report, ignore_progress
 from otelbill_collector.ledger.journal import find_high_water, find_last_segment, save_high_water
 
-# What is compared, as rows without regard to how they are laid out: claim keys may have been merged in another order.
-_REPLAYED = {
-    "claim_key": "CREATE TEMP TABLE {name} (prefix INTEGER, segment_id INTEGER, position INTEGER)",
-    "rollup": "CREATE TEMP TABLE {name} AS SELECT * FROM main.rollup",
-}
+_REPLAYED = ("claim_key", "claim_run", "claim_chunk", "rollup")
 
 
 class ReplayRefused(RuntimeError):
@@ -51,13 +47,15 @@ def replay_derived(
     last = find_last_segment(connection)
     mark = find_high_water(connection, rollups.NAME)
     bound = min(max(mark, 0), last)
-    _take_rows(connection, "before")
-    clear_claims(connection)
-    connection.execute("DELETE FROM main.rollup")
+    # Segments from before the runs keep their keys where they are.
+    (rows_upto,) = connection.execute("SELECT coalesce(max(segment_id), 0) FROM claim_key").fetchone()
+    for table in _REPLAYED:
+        connection.execute(f"CREATE TEMP TABLE before_{table} AS SELECT * FROM main.{table}")
+        connection.execute(f"DELETE FROM main.{table}")
+    connection.execute("DELETE FROM row_seal WHERE table_name = 'claim_run'")  # of rows that were lost, too
     try:
-        _rebuild_keys(connection, last, keys_of, progress)
+        _rebuild_keys(connection, last, min(rows_upto, last), keys_of, progress)
         _rebuild_rollups(connection, bound, progress)
-        _take_rows(connection, "after")
         replayed = [_compare(connection, table) for table in _REPLAYED]
         while rollups.fold_rollups(connection):  # what came after the mark is new, not different
             pass
@@ -65,32 +63,20 @@ def replay_derived(
     finally:
         for table in _REPLAYED:
             connection.execute(f"DROP TABLE IF EXISTS temp.before_{table}")
-            connection.execute(f"DROP TABLE IF EXISTS temp.after_{table}")
 
 
-def _take_rows(connection: sqlite3.Connection, when: str) -> None:
-    for table, create in _REPLAYED.items():
-        connection.execute(create.format(name=f"{when}_{table}"))
-    try:
-        for part in walk_entries(connection):
-            connection.executemany(f"INSERT INTO temp.{when}_claim_key VALUES (?, ?, ?)", part)
-    except (
-        sqlite3.DatabaseError,
-        ValueError,
-    ):  # runs that cannot be read count as none
-        if when == "after":
-            raise
-        connection.execute(f"DELETE FROM temp.{when}_claim_key")
-
-
-def _rebuild_keys(connection: sqlite3.Connection, last: int, keys_of: KeyFunction, progress: Progress) -> None:
+def _rebuild_keys(
+    connection: sqlite3.Connection, last: int, rows_upto: int, keys_of: KeyFunction, progress: Progress
+) -> None:
     report = Report()
 
     def consume(segment_id: int, table: pa.Table) -> None:
-        derived = list(dict.fromkeys(derive_keys(table, keys_of)))
-        if derived:
-            positions, days, keys = zip(*derived, strict=True)
-            append_claims(connection, segment_id, keys, positions, set(days))
+        rows = list(derive_key_rows(segment_id, table, keys_of))
+        if segment_id <= rows_upto:
+            connection.executemany("INSERT INTO main.claim_key VALUES (?, ?, ?, ?)", sorted(set(rows)))
+        elif rows:
+            days = {row[0] for row in rows}
+            append_claims(connection, segment_id, [row[1] for row in rows], [row[3] for row in rows], days)
 
     evidence.check_segments(connection, last, report, progress, consume)
     if report.findings:
@@ -113,7 +99,7 @@ def _compare(connection: sqlite3.Connection, table: str) -> Replayed:
     def count(query: str) -> int:
         return int(connection.execute(f"SELECT count(*) FROM ({query})").fetchone()[0])
 
-    before, after = f"SELECT * FROM temp.before_{table}", f"SELECT * FROM temp.after_{table}"
+    before, after = f"SELECT * FROM temp.before_{table}", f"SELECT * FROM main.{table}"
     return Replayed(
         table,
         rows=count(after),

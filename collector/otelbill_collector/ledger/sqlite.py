@@ -59,9 +59,10 @@ class SqliteStore:
             migrate_schema(writer)
         except (OSError, sqlite3.Error) as error:
             self.close()
-            raise LedgerUnavailable(
-                f"cannot write a ledger in {data_dir}: {error}; choose a writable folder with --data-dir"
-            ) from error
+            remedy = "choose a writable folder with --data-dir"
+            if not isinstance(error, OSError | sqlite3.OperationalError):  # the file itself is damaged
+                remedy = "put a backup back with `otelbill restore FILE --replace`, or choose another --data-dir"
+            raise LedgerUnavailable(f"cannot write a ledger in {data_dir}: {error}; {remedy}") from error
         except SchemaTooNew as error:
             self.close()
             raise LedgerUnavailable(f"cannot write the ledger in {data_dir}: {error}") from error

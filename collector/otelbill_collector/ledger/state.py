@@ -11,7 +11,7 @@ from otelbill_collector.domain.intents import Intent, LaneSums
 from otelbill_collector.domain.windows import WindowKey, derive_identifier
 from otelbill_collector.ledger.derived import format_hour
 from otelbill_collector.ledger.evidence import find_segment_touched
-from otelbill_collector.ledger.findings import RESTORE, Finding, Report, Touched
+from otelbill_collector.ledger.findings import REPLAY, RESTORE, Finding, Report, Touched
 from otelbill_collector.ledger.outbox_views import find_intents_for, list_lane_sums, recompute_lane_sums
 from otelbill_collector.ledger.schema import SchemaTooNew, list_migrations, migrate_schema
 from otelbill_collector.ledger.seals import SEALED, Sealed, list_broken_seals
@@ -24,7 +24,7 @@ DATABASE, SCHEMA, SEALS, PRICES, LETTERS, OUTBOX = (
     "dead letters",
     "outbox",
 )
-SEALS_SINCE = 4  # the schema version that has row_seal
+SEALS_SINCE = 5  # the schema version that has row_seal
 WHOLE_BYTES_MAX = 2 * 1024**3  # larger files are not checked page by page in one long snapshot
 _HEADER_BYTES = 100
 
@@ -85,8 +85,8 @@ def check_pages(connection: sqlite3.Connection, *, whole: bool, report: Report) 
         _check_pages_of(connection, "PRAGMA integrity_check(100)", "ledger.sqlite", report)
         return
     report.notes.append(
-        f"{DATABASE}: larger than {WHOLE_BYTES_MAX // 1024**3} GiB, so pages of segment and claim keys were checked by "
-        "reading their rows only, for a snapshot held that long would keep the write-ahead log growing; verify a "
+        f"{DATABASE}: larger than {WHOLE_BYTES_MAX // 1024**3} GiB, so pages of segments and claim keys were checked "
+        "by reading rows only, for a snapshot held that long would keep the write-ahead log growing; verify a "
         "backup with --whole for the rest"
     )
     for (table,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
@@ -113,7 +113,9 @@ def _check_seals_of(connection: sqlite3.Connection, sealed: Sealed, report: Repo
     for broken in list_broken_seals(connection, sealed):
         touched = _find_touched(connection, sealed, broken.row_key)
         key = broken.row_key.encode("utf-8", "backslashreplace").decode()
-        report.add(Finding(SEALS, broken.table, key, broken.problem, RESTORE, touched))
+        derived_again = broken.table == "claim_run" or (broken.table, key) == ("high_water", "rollup")
+        remedy = REPLAY if derived_again else RESTORE
+        report.add(Finding(SEALS, broken.table, key, broken.problem, remedy, touched))
     known = [sealed.table for sealed in SEALED]
     marks = ", ".join("?" * len(known))
     if sealed is SEALED[0]:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from otelbill_collector.config import Config
+from otelbill_collector.decode.select import select_span
+from otelbill_collector.decode.wire import decode_request
 from otelbill_collector.domain.money import parse_attos
 from otelbill_collector.domain.prices import parse_percent
 from otelbill_collector.domain.ratecard import ChargePrice, Markup, RateCard
@@ -20,8 +22,9 @@ from otelbill_collector.ledger.instructions import Instruction
 from otelbill_collector.ledger.journal import list_tables
 from otelbill_collector.ledger.lineage import list_records_by_id, list_suspense
 from otelbill_collector.ledger.segments import build_record
+from otelbill_collector.offline import list_groups
 from tests.books import NOW, TestBooks
-from tests.spans import SECOND, T0, TestSpan, chat
+from tests.spans import SECOND, T0, TestSpan, build_request, chat
 
 
 @pytest.fixture
@@ -143,6 +146,29 @@ def test_what_waited_for_a_price_is_rated_when_one_is_there_and_nothing_else_is(
     books.close()
 
 
+def test_equal_calls_of_one_emitter_are_no_group(tmp_path: Path) -> None:
+    """A job that embeds equal chunks makes equal calls by the thousand: none of them has to do with another."""
+    attributes = {
+        "gen_ai.operation.name": "embeddings",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "text-embedding-3-small",
+        "gen_ai.usage.input_tokens": 512,
+        "otelbill.customer.id": "acme",
+    }
+    spans = [
+        TestSpan(f"s{i}", attributes, trace=f"t{i}", started=T0 + i * 10**7, ended=T0 + (i + 1) * 10**7)
+        for i in range(200)
+    ]
+    found = [candidate for span in decode_request(build_request(spans)) if (candidate := select_span(span))]
+    assert {len(group) for group in list_groups(found)} == {1}
+    books = TestBooks(tmp_path / "ledger")
+    books.post(*spans[:100])
+    books.reopen()
+    books.post(*spans)
+    assert books.totals()["quantities"] == {"input_tokens": 512 * 200, "requests": 200}
+    books.close()
+
+
 def test_a_correction_is_a_reversal_and_a_revision_and_never_an_edit(books: TestBooks) -> None:
     """Assigning suspense to a customer leaves the first record, its exact negation, and the new one, all linked."""
     books.post(chat("a", customer=None))
@@ -251,3 +277,23 @@ def test_an_instruction_names_its_event_by_any_of_its_own_ids(books: TestBooks, 
     identifier = {"event_id": record.event_id, "record_id": record.record_id, "explicit": "job-17"}[kind]
     books.books.assign_customer(Instruction(identifier, "globex", "op", "test", NOW))
     assert [row["customer"] for row in books.usage()] == ["globex"]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("days", [0, 1, 2, 40, -40])
+def test_an_event_id_bills_once_however_late_the_retry(books: TestBooks, days: int, restart: bool) -> None:
+    """A job that is run again next month under its event id is the same event, whatever is still in memory."""
+
+    def record(name: str, day: int, pages: int = 3) -> TestSpan:
+        at = T0 + day * 86_400 * SECOND
+        given = {"otelbill.meter": "pages", "otelbill.quantity": pages, "otelbill.event.id": "job-17"}
+        return TestSpan(name, given, trace=name, started=at, ended=at)
+
+    later = T0 + 60 * 86_400 * SECOND
+    books.post(record("first", 0), now=later)
+    books.post(chat("between", started=T0 + 9 * 86_400 * SECOND, ended=T0 + 9 * 86_400 * SECOND), now=later)
+    if restart:
+        books.reopen()
+    assert books.post(record("again", days), now=later).duplicate == 1
+    assert books.post(record("other", days, pages=4), now=later).dead_lettered == 1
+    assert [row["quantities"] for row in books.usage(where={"customer": ""})] == [{"pages": 3}]

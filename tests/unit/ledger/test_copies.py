@@ -154,3 +154,26 @@ def test_what_waited_for_stripe_is_in_doubt_after_a_restore(ledger: Path, tmp_pa
     assert doubts.keys() == waiting
     assert {state for state, _ in doubts.values()} == {"unknown"}
     assert all(doubt is not None and doubt <= NOW + 60 * SECOND for _, doubt in doubts.values())
+
+
+def test_even_what_is_no_database_any_more_is_replaced_and_kept(ledger: Path, tmp_path: Path) -> None:
+    """The worse the damage, the more a restore is needed; the remains are kept as they are."""
+    back_up_ledger(ledger, tmp_path / "b.sqlite", NOW)
+    ledger.write_bytes(b"no database " * 999)
+    copied = restore_ledger(tmp_path / "b.sqlite", ledger.parent, NOW, replace=True)
+    assert verify(ledger).ok
+    assert copied.kept is not None
+    assert copied.kept.read_bytes() == b"no database " * 999
+
+
+def test_a_failed_restore_leaves_everything_as_it_was(ledger: Path, tmp_path: Path) -> None:
+    """A backup that cannot be read, or of a newer otelbill, costs the ledger nothing."""
+    before = ledger.read_bytes()
+    newer = bytearray(before)
+    newer[60:64] = (9_999).to_bytes(4, "big")
+    for content in (b"no database " * 999, bytes(newer)):
+        (tmp_path / "bad.sqlite").write_bytes(content)
+        with pytest.raises(CopyRefused):
+            restore_ledger(tmp_path / "bad.sqlite", ledger.parent, NOW, replace=True)
+        assert ledger.read_bytes() == before
+        assert sorted(path.name for path in ledger.parent.iterdir()) == ["ledger.sqlite", "lock"]

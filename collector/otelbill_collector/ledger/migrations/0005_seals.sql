@@ -44,6 +44,21 @@ BEGIN
     DELETE FROM row_seal WHERE table_name = 'due_group' AND row_key = CAST(OLD.due_nanos AS TEXT) || '/' || OLD.day || '/' || hex(OLD.key);
 END;
 
+INSERT INTO row_seal SELECT 'claim_run', CAST(run_id AS TEXT), otelbill_seal(run_id, level, day_min, day_max, entries) FROM claim_run;
+CREATE TRIGGER claim_run_is_sealed AFTER INSERT ON claim_run
+BEGIN
+    INSERT INTO row_seal VALUES ('claim_run', CAST(NEW.run_id AS TEXT), otelbill_seal(NEW.run_id, NEW.level, NEW.day_min, NEW.day_max, NEW.entries));
+END;
+CREATE TRIGGER claim_run_is_sealed_again AFTER UPDATE ON claim_run
+BEGIN
+    UPDATE row_seal SET row_key = CAST(NEW.run_id AS TEXT), seal = otelbill_seal(NEW.run_id, NEW.level, NEW.day_min, NEW.day_max, NEW.entries)
+    WHERE table_name = 'claim_run' AND row_key = CAST(OLD.run_id AS TEXT);
+END;
+CREATE TRIGGER claim_run_is_unsealed AFTER DELETE ON claim_run
+BEGIN
+    DELETE FROM row_seal WHERE table_name = 'claim_run' AND row_key = CAST(OLD.run_id AS TEXT);
+END;
+
 INSERT INTO row_seal SELECT 'instruction', CAST(instruction_id AS TEXT), otelbill_seal(instruction_id, event_id, customer_id, operator, reason, given_nanos) FROM instruction;
 CREATE TRIGGER instruction_is_sealed AFTER INSERT ON instruction
 BEGIN
