@@ -36,6 +36,7 @@ from otelbill_collector.ingest import GroupCommitter
 from otelbill_collector.jobs import Housekeeper, Job
 from otelbill_collector.ledger.books import Books, UnknownEvent
 from otelbill_collector.ledger.deadletters import count_dead_letters, list_dead_letters
+from otelbill_collector.ledger.groups import GroupLimits
 from otelbill_collector.ledger.lineage import list_unsettled
 from otelbill_collector.ledger.outbox_views import count_states, find_oldest_waiting
 from otelbill_collector.ledger.resolutions import InvalidResolution, NotHeld
@@ -81,7 +82,9 @@ def build_stages(config: Config, store: SqliteStore) -> Stages:
         attributes_max=config.limits.attributes_per_span,
         future_nanos=config.limits.future_seconds * NANOS,
     )
-    return Stages(select_span, Books(store, claim_keys=claim_keys, decide=rules.decide, rate=rules.rate), limits)
+    memory = GroupLimits(config.limits.group_keys, config.limits.known_keys)
+    books = Books(store, claim_keys=claim_keys, decide=rules.decide, rate=rules.rate, limits=memory)
+    return Stages(select_span, books, limits)
 
 
 def build_desk(config: Config, store: SqliteStore) -> StripeDesk | None:
@@ -306,6 +309,7 @@ class Sidecar:
             ledger_bytes=self._store.size_bytes(),
             forward_queue_spans=0 if self._forwarder is None else self._forwarder.waiting_spans,
             group_keys=self._stages.books.group_keys,
+            known_keys=self._stages.books.known_keys,
             stripe_intents={state.value: count for state, count in count_states(connection).items()},
             stripe_oldest_pending_seconds=0.0 if oldest is None else max(0, self._clock() - oldest) / NANOS,
             events=count_events(connection),

@@ -148,6 +148,7 @@ Moment = Annotated[int, BeforeValidator(_parse_moment), _schema(type="string")]
 Duration = Annotated[Any, BeforeValidator(_parse_duration), _schema(type="string", pattern=f"^{_DURATION.pattern}$")]
 ListenAddress = Annotated[Any, BeforeValidator(_parse_address), _schema(type="string", pattern=":[0-9]+$")]
 Count: Any = _integer(1, 2**40)
+KeyCount: Any = _integer(10_000, 10**9)
 Seconds: Any = _integer(0, 86_400)
 LingerMillis: Any = _integer(0, 1_000)
 CallRate: Any = _integer(0, 10_000)
@@ -187,6 +188,14 @@ class LimitsSection(Section):
     future_seconds: Seconds = Field(
         default=300,
         description="How far in the future a span may end before it is dead-lettered: a sender's clock is wrong.",
+    )
+    group_keys: KeyCount = Field(
+        default=400_000,
+        description="Most claim keys (about five a span) whose spans are kept in memory; others are read when needed.",
+    )
+    known_keys: KeyCount = Field(
+        default=50_000_000,
+        description="Most stored claim keys (two bytes each) remembered, so that a new span needs no look-up.",
     )
 
 

@@ -42,6 +42,7 @@ class Levels:
     ledger_bytes: int
     forward_queue_spans: int
     group_keys: int
+    known_keys: int
     stripe_intents: Mapping[str, int]
     stripe_oldest_pending_seconds: float
     events: Mapping[str, int]
@@ -145,6 +146,7 @@ class _LevelCollector(Collector):
         yield GaugeMetricFamily("otelbill_dead_letters", "Dead letters that wait", value=levels.dead_letters)
         yield GaugeMetricFamily("otelbill_ledger_bytes", "Bytes of the ledger on disk", value=levels.ledger_bytes)
         yield GaugeMetricFamily("otelbill_group_keys", "Claim keys held in memory", value=levels.group_keys)
+        yield GaugeMetricFamily("otelbill_known_keys", "Stored claim keys remembered", value=levels.known_keys)
         yield GaugeMetricFamily(
             "otelbill_forward_queue_spans", "Spans that wait to be forwarded", value=levels.forward_queue_spans
         )

@@ -15,15 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from otelbill_collector.domain.instants import DAY_NANOS
-
 _ENTRY = np.dtype([("key", "<i8"), ("segment", "<u4"), ("position", "<u4")])
 _CHUNK_ENTRIES = 4_096
 _RUNS_PER_LEVEL = 16
 _RUN_ENTRIES_MAX = 1 << 20  # a merge happens within a commit, and must stay short beside it
 
 Prefixes = NDArray[np.int64]
-Place = tuple[int, int, int]  # prefix of a key, segment, position
 Entries = NDArray[Any]  # of _ENTRY: numpy has no static type for records
 
 
@@ -92,59 +89,6 @@ def list_recent_prefixes(connection: sqlite3.Connection, limit: int) -> Iterator
         yield day, _load_run(connection, run_id)["key"]
     if oldest is not None:
         yield oldest, None
-
-
-def walk_entries(connection: sqlite3.Connection) -> Iterator[list[Place]]:
-    """All (prefix, segment, position), old table and runs alike, a part at a time in one snapshot.
-
-    Raises sqlite3.DatabaseError for a run that does not hold what it says, or not in its order.
-    """
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    cursor = connection.execute("SELECT key, segment_id, position FROM claim_key")
-    while rows := cursor.fetchmany(_CHUNK_ENTRIES):
-        yield [(int.from_bytes(key[:8], "little", signed=True), *place) for key, *place in rows]
-    if "claim_run" not in tables:
-        return
-    for run_id, count in connection.execute("SELECT run_id, entries FROM claim_run ORDER BY run_id").fetchall():
-        entries = _load_run(connection, run_id)
-        if len(entries) != count or (entries["key"][1:] < entries["key"][:-1]).any():
-            raise sqlite3.DatabaseError(f"claim run {run_id} holds {len(entries)} entries of {count}, or out of order")
-        for start in range(0, count, _CHUNK_ENTRIES):
-            yield entries[start : start + _CHUNK_ENTRIES].tolist()
-    (strays,) = connection.execute(
-        "SELECT count(*) FROM claim_chunk WHERE run_id NOT IN (SELECT run_id FROM claim_run)"
-    ).fetchone()
-    if strays:
-        raise sqlite3.DatabaseError(f"{strays} claim chunks belong to no run")
-
-
-def find_wrong_runs(connection: sqlite3.Connection) -> list[int]:
-    """Runs and chunks whose bounds, by which a key is looked for, are not those of what they hold."""
-    wrong: list[int] = []
-    for run_id, *days in connection.execute("SELECT run_id, day_min, day_max FROM claim_run").fetchall():
-        entries = _load_run(connection, run_id)
-        ended = [_find_days(connection, int(segment_id)) for segment_id in np.unique(entries["segment"])]
-        known = [span for span in ended if span is not None]
-        if known and [min(low for low, _ in known), max(high for _, high in known)] != days:
-            wrong.append(run_id)
-            continue
-        query = "SELECT first_key, last_key, body FROM claim_chunk WHERE run_id = ?"
-        for first_key, last_key, body in connection.execute(query, (run_id,)):
-            keys = np.frombuffer(body, dtype=_ENTRY)["key"]
-            if not len(keys) or (int(keys[0]), int(keys[-1])) != (first_key, last_key):
-                wrong.append(run_id)
-    return wrong
-
-
-def _find_days(connection: sqlite3.Connection, segment_id: int) -> tuple[int, int] | None:
-    row = connection.execute("SELECT ended_min, ended_max FROM segment WHERE segment_id = ?", (segment_id,)).fetchone()
-    return None if row is None else (row[0] // DAY_NANOS, row[1] // DAY_NANOS)
-
-
-def clear_claims(connection: sqlite3.Connection) -> None:
-    """Take everything away, to be appended again from the segments."""
-    for table in ("claim_chunk", "claim_run", "claim_key"):
-        connection.execute(f"DELETE FROM {table}")
 
 
 def _search_run(connection: sqlite3.Connection, run_id: int, prefix: int) -> Iterator[tuple[int, int]]:
