@@ -28,7 +28,7 @@ demo: setup  ## a whole billing day on this machine: agents, sidecar, local prov
 test: setup  ## all tests but the end-to-end ones
 	@$(BIN)/python -m pytest -q -m "not e2e" -n 2
 
-test-all: setup  ## the same on every CPython from 3.11 up that is on this machine
+test-all: setup  ## the same, but the slow ones, on every other CPython from 3.11 up on this machine
 	@$(BIN)/python -m tests.interpreters
 
 check: setup  ## format, lint, strict types, tidy

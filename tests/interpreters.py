@@ -51,7 +51,7 @@ def run_tests(version: str, command: str, arguments: list[str]) -> int:
 
 def main() -> int:
     """Exit status 0 when every interpreter passes."""
-    arguments = sys.argv[1:] or ["-q", "-m", "not e2e", "-n", "2"]
+    arguments = sys.argv[1:] or ["-q", "-m", "not e2e and not slow", "-n", "2"]
     failed = []
     found = list(find_interpreters())
     for version, command in found:

@@ -203,7 +203,7 @@ def restore(
 ) -> None:
     """Verify the backup FILE and make it the ledger of --data-dir. Never overwrites one. Needs a stopped sidecar.
 
-    What was sent to Stripe after the backup is in doubt afterwards and is not sent blindly: read docs/operations.md.
+    What was sent to Stripe after the backup is in doubt afterwards and is not sent blindly: read docs/maintenance.md.
 
     \b
     Example:
