@@ -198,6 +198,8 @@ def render_reconciliation(result: Reconciliation) -> Json:
     """Both books side by side."""
     return {
         "equal": result.equal,
+        "equal_where_compared": result.equal_where_compared,
+        "not_compared": list(result.not_compared),
         "from": format_instant(result.from_nanos),
         "to": format_instant(result.to_nanos),
         "rows": [_render_fields(row) for row in result.rows],

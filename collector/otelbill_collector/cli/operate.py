@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -159,11 +160,24 @@ def replay_letters(letter_ids: tuple[str, ...], config_path: Path | None, data_d
     click.echo(f"{answer['replayed']} replayed, {answer['still_dead']} still dead letters")
 
 
+def describe_comparison(answer: Mapping[str, Any]) -> str:
+    """The result in one line. Any: a JSON value."""
+    if answer["equal"]:
+        return "ledger and Stripe are equal"
+    skipped = answer["not_compared"]
+    left_out = f"{len(skipped)} customer{'s' if len(skipped) > 1 else ''} not compared"
+    if skipped and answer["equal_where_compared"]:
+        return f"ledger and Stripe are equal where compared; {left_out}"
+    if skipped and not answer["rows"]:
+        return f"ledger and Stripe were not compared: {left_out}"
+    return "ledger and Stripe DIFFER" + (f"; {left_out}" if skipped else "")
+
+
 @click.command("reconcile")
 @config_options
 @json_option
 def reconcile(config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
-    """Compare the ledger with Stripe, hour by hour. Exit status 1 when they differ.
+    """Compare the ledger with Stripe, hour by hour. Exit status 1 unless all of it is equal.
 
     \b
     Example:
@@ -178,6 +192,6 @@ def reconcile(config_path: Path | None, data_dir: Path | None, as_json: bool) ->
         print_table("ledger and Stripe, in the meter's units", columns, rows, right=("ledger", "delivered", "stripe"))
         for difference in answer["differences"]:
             click.echo(difference)
-        click.echo("ledger and Stripe are equal" if answer["equal"] else "ledger and Stripe DIFFER")
+        click.echo(describe_comparison(answer))
     if not answer["equal"]:
         raise click.exceptions.Exit(1)

@@ -19,9 +19,11 @@ from otelbill_collector.operations import render_status
 
 # What starts a stopped scope again, by the code of the stop; the message of any other says it itself.
 _REMEDIES = {
-    "unknown_customer": "create the customer at Stripe or correct customers.*.stripe, then restart the collector",
+    "unknown_customer": (
+        "create the customer at Stripe, then `otelbill stripe flush`; or correct customers.*.stripe and restart"
+    ),
     "no_stripe_customer": "restart the collector after that",
-    "no_meter": "run `otelbill stripe apply`; sending starts again within a minute",
+    "no_meter": "run `otelbill stripe apply`; sending starts again within a minute, or by `otelbill stripe flush`",
     "credentials": "put a valid key into stripe.api_key, then restart the collector",
 }
 
@@ -80,6 +82,8 @@ def apply(config_path: Path | None, data_dir: Path | None, as_json: bool) -> Non
 @json_option
 def flush(config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
     """Close every window now, open ones too, and send what can be sent. Later usage makes further revisions.
+
+    What is stopped (the account, a meter, a customer) is tried again.
 
     \b
     Example:

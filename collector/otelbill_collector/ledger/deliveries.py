@@ -179,6 +179,17 @@ def clear_stop(conn: sqlite3.Connection, scope: str, name: str) -> None:
     conn.execute("DELETE FROM stripe_stop WHERE scope = ? AND name = ?", (scope, name))
 
 
+def retry_stops(conn: sqlite3.Connection, now_nanos: int, *, except_code: str) -> None:
+    """Let every stopped scope be tried once now; it stays listed until something of it is delivered.
+
+    Stops of `except_code` are left: they end when the exporter finds their cause gone, without asking Stripe.
+    """
+    conn.execute(
+        "UPDATE stripe_stop SET retry_nanos = :now WHERE retry_nanos > :now AND code <> :code",
+        {"now": now_nanos, "code": except_code},
+    )
+
+
 def clear_all_stops(conn: sqlite3.Connection) -> None:
     """Let everything be tried again: a new process may have a new key, mapping or meter."""
     conn.execute("DELETE FROM stripe_stop")

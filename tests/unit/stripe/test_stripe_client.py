@@ -17,7 +17,7 @@ import pytest
 from otelbill_collector.domain.instants import NANOS
 from otelbill_collector.export.stripe.answers import RULES, Answer, Outcome, classify, render_table
 from otelbill_collector.export.stripe.client import StripePackageMissing, open_account
-from otelbill_collector.export.stripe.ports import MeterEvent, StripeCallError
+from otelbill_collector.export.stripe.ports import MeterEvent, StripeCallError, StripeUnreachable
 from otelbill_collector.export.stripe.steps import BACKOFF_MAX_NANOS, compute_backoff
 from tests.stripe_world import make_settings
 
@@ -182,6 +182,18 @@ def test_failed_reads_say_what_stripe_said(server: Recorder) -> None:
     account = open_account(make_settings(api_base=server.url, meter_api_base=server.url))
     with pytest.raises(StripeCallError, match=r"403.*no permission.*req_9"):
         account.list_hours("mtr_1", "cus_1", from_seconds=0, to_seconds=3600)
+
+
+def test_an_address_that_does_not_answer_is_named_in_one_line(server: Recorder) -> None:
+    """The client's own text for an outage is many lines and hides the address; ours is one, with the remedy."""
+    server.reply = None
+    account = open_account(make_settings(api_base=server.url, meter_api_base=server.url, timeout_seconds=1))
+    with pytest.raises(StripeUnreachable) as caught:
+        account.find_meter("m")
+    text = str(caught.value)
+    assert text.startswith(f"{server.url} does not answer")
+    assert "stripe.api_base" in text
+    assert "\n" not in text
 
 
 def test_without_the_package_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

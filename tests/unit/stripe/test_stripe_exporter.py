@@ -119,7 +119,7 @@ def test_bad_credentials_stop_all_sending_and_lose_nothing(world: World, stripe:
     world.book("acme", "1")
     world.now += 10 * MINUTE
     world.exporter.run_once(world.now)
-    assert world.exporter.run_once(world.now + MINUTE).sent == 0
+    assert world.exporter.run_once(world.now + NANOS).sent == 0
     assert world.status().stops[0].scope == "account"
     stripe.answer_with = lambda event: None
     world.restart(api_key="sk_test_2")
@@ -159,6 +159,53 @@ def test_a_customer_stripe_does_not_know_holds_its_lane_until_the_mapping_is_cor
     world.restart(customers={"acme": "cus_right", "globex": "cus_globex"})
     world.exporter.flush(world.now)
     assert stripe.total("cus_right") == 1_000_000
+
+
+STOPPING = {
+    "account": Answer(401, message="no"),
+    "meter": Answer(400, message="No active meter found for event name"),
+    "lane": Answer(404, code="resource_missing", message="No such customer"),
+}
+
+
+@pytest.mark.parametrize("scope", STOPPING)
+def test_a_flush_tries_again_whatever_is_stopped(world: World, stripe: MemoryStripe, scope: str) -> None:
+    """Whoever mended the cause of a stop need neither wait nor restart: a flush sends, and the stop is gone."""
+    stripe.answer_with = lambda event: STOPPING[scope]
+    world.book("acme", "1")
+    world.exporter.flush(world.now)
+    assert [stop.scope for stop in world.status().stops] == [scope]
+    assert world.exporter.flush(world.now).sent == 1, "one probe; nothing hammers an account that says no"
+    stripe.answer_with = lambda event: None
+    assert world.exporter.flush(world.now).drained
+    assert world.status().stops == ()
+
+
+@pytest.mark.parametrize(("scope", "wait_max_minutes"), [("account", 5), ("meter", 1), ("lane", 10)])
+def test_a_stop_is_probed_ever_more_rarely_and_ends_with_its_cause(
+    world: World, stripe: MemoryStripe, scope: str, wait_max_minutes: int
+) -> None:
+    """A fault mended early is found within seconds, an old one within minutes, by one event each time."""
+    stripe.answer_with = lambda event: STOPPING[scope]
+    world.book("acme", "1")
+    world.now += 10 * MINUTE
+    world.exporter.run_once(world.now)
+    probes = [second for second in range(5, 3600, 5) if world.exporter.run_once(world.now + second * NANOS).sent]
+    waits = [later - earlier for earlier, later in zip([0, *probes], probes, strict=False)]
+    assert waits[:3] == [15, 15, 30]
+    assert max(waits) == wait_max_minutes * 60
+    assert world.status().stops[0].since_nanos == world.now, "it tells since when"
+    stripe.answer_with = lambda event: None
+    world.exporter.run_once(world.now + 3600 * NANOS + wait_max_minutes * MINUTE)
+    assert (states(world), world.status().stops) == (["accepted"], ())
+
+
+def test_an_unmapped_customer_stays_stopped_through_a_flush(world: World, stripe: MemoryStripe) -> None:
+    """A flush does not ask Stripe about a customer that the configuration names nowhere, and says so still."""
+    world.book("initech", "1")
+    world.exporter.flush(world.now)
+    assert world.exporter.flush(world.now).sent == 0
+    assert [stop.code for stop in world.status().stops] == ["no_stripe_customer"]
 
 
 def test_an_address_stays_the_one_of_the_first_attempt(world: World, stripe: MemoryStripe) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from otelbill_collector.cli.operate import describe_comparison
 from otelbill_collector.domain.instants import HOUR_NANOS, format_instant
 from otelbill_collector.export.stripe.answers import Answer
-from otelbill_collector.export.stripe.ports import MeterEvent
+from otelbill_collector.export.stripe.ports import MeterEvent, StripeCallError, StripeUnreachable
 from otelbill_collector.export.stripe.reconcile import ReissueRefused
 from otelbill_collector.export.stripe.verdicts import Verdict
+from otelbill_collector.operations import render_reconciliation
 from tests.stripe_world import CUSTOMERS, METER, MINUTE, NOON, MemoryStripe, World
 
 STRANGER = MeterEvent(METER, "x", "x", "cus_acme", "7", NOON // 10**9)
@@ -194,6 +196,76 @@ def test_unmapped_customers_keep_the_books_from_being_equal(world: World) -> Non
     result = world.reconciler().reconcile(NOON)
     assert not result.equal
     assert any("no Stripe customer" in line for line in result.differences)
+
+
+def test_a_blocked_customer_does_not_hide_that_the_rest_is_equal(world: World) -> None:
+    """One unmapped customer keeps the result from `equal`, and the reader is told that all else agrees."""
+    send_hour(world)
+    world.book("initech", "1")
+    world.exporter.flush(NOON + 10 * MINUTE)
+    result = world.reconciler().reconcile(NOON + 10 * MINUTE)
+    assert (result.equal, result.equal_where_compared, result.not_compared) == (False, True, ("initech",))
+    said = describe_comparison(render_reconciliation(result))
+    assert said == "ledger and Stripe are equal where compared; 1 customer not compared"
+
+
+def test_a_real_difference_beside_a_blocked_customer_is_still_called_one(world: World, stripe: MemoryStripe) -> None:
+    """What was not compared never excuses an hour that differs."""
+    send_hour(world)
+    world.book("initech", "1")
+    world.exporter.flush(NOON + 10 * MINUTE)
+    stripe.counted.append(STRANGER)
+    result = world.reconciler().reconcile(NOON + HOUR_NANOS)
+    assert not result.equal_where_compared
+    assert describe_comparison(render_reconciliation(result)).startswith("ledger and Stripe DIFFER")
+
+
+class FailingStripe(MemoryStripe):
+    """Fails every read of one Stripe customer, or of all, with `error`."""
+
+    error: StripeCallError
+    failing: str | None = None
+    reads: int = 0
+
+    def list_hours(
+        self, meter_id: str, stripe_customer_id: str, *, from_seconds: int, to_seconds: int
+    ) -> Mapping[int, Decimal]:
+        self.reads += 1
+        if self.failing in (None, stripe_customer_id):
+            raise self.error
+        return super().list_hours(meter_id, stripe_customer_id, from_seconds=from_seconds, to_seconds=to_seconds)
+
+
+def test_a_customer_stripe_does_not_know_is_answered_with_the_setting_to_correct(tmp_path: Path) -> None:
+    """Comparing again cannot help there, so the remedy is the mapping or the customer at Stripe."""
+    stripe = FailingStripe()
+    stripe.failing = "cus_acme"
+    stripe.error = StripeCallError("list", Answer(404, code="resource_missing", message="No such customer: 'cus_acme'"))
+    world = World(tmp_path, stripe)
+    send_hour(world)
+    result = world.reconciler().reconcile(NOON + 10 * MINUTE)
+    (line,) = result.differences
+    assert "customers.acme.stripe" in line
+    assert "create that customer at Stripe" in line
+    assert "run reconcile again" not in line
+    assert (result.not_compared, result.equal_where_compared) == (("acme",), True)
+    world.close()
+
+
+def test_an_outage_is_one_line_and_is_not_waited_for_by_each_customer(tmp_path: Path) -> None:
+    """With nobody at the address the comparison ends soon, names the address once, and is not called a difference."""
+    stripe = FailingStripe()
+    stripe.error = StripeUnreachable("list", Answer(None), address="http://127.0.0.1:9", reason="ConnectionError")
+    world = World(tmp_path, stripe)
+    send_hour(world)
+    result = world.reconciler().reconcile(NOON + 10 * MINUTE)
+    (line,) = result.differences
+    assert line.startswith("http://127.0.0.1:9 does not answer")
+    assert stripe.reads == 4, "one customer's attempts, not every customer's"
+    assert not result.equal
+    said = describe_comparison(render_reconciliation(result))
+    assert said == "ledger and Stripe were not compared: 2 customers not compared"
+    world.close()
 
 
 class BusyStripe(MemoryStripe):

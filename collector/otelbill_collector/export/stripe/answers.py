@@ -98,7 +98,8 @@ RULES: tuple[Rule, ...] = (
         Outcome.CREDENTIALS,
         _status(401),
         "401",
-        "all sending stops, intents wait; tried again every 5 minutes and at each start",
+        "all sending stops, intents wait; tried again after 15 seconds, ever more rarely up to every 5 minutes, "
+        "by a flush and at each start",
     ),
     Rule(Outcome.CREDENTIALS, _status(403), "403", "as 401: the restricted key lacks a permission"),
     Rule(
@@ -152,7 +153,8 @@ RULES: tuple[Rule, ...] = (
         Outcome.UNKNOWN_CUSTOMER,
         _status(400, 404),
         '400 or 404 "No such customer", or code `meter_event_customer_not_found`',
-        "the lane stops, its intents wait; correct `customers.*.stripe` and restart",
+        "the lane stops, its intents wait; create the customer at Stripe (tried again up to every 10 minutes, and by "
+        "`otelbill stripe flush`), or correct `customers.*.stripe` and restart",
         codes=frozenset({"meter_event_customer_not_found"}),
         fragments=("no such customer",),
     ),

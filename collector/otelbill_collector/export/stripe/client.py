@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from otelbill_collector.domain.instants import HOUR_NANOS, NANOS
 from otelbill_collector.export.stripe.answers import Answer
-from otelbill_collector.export.stripe.ports import Meter, MeterEvent, Price, StripeCallError
+from otelbill_collector.export.stripe.ports import Meter, MeterEvent, Price, StripeCallError, StripeUnreachable
 from otelbill_collector.export.stripe.settings import StripeSettings
 
 if TYPE_CHECKING:
@@ -172,7 +172,11 @@ class StripeAccount:
         try:
             return work()
         except self._error as error:
-            raise StripeCallError(name, read_error(error)) from error
+            answer = read_error(error)
+            if answer.status is None:
+                reason = type(error.__cause__ or error.__context__ or error).__name__
+                raise StripeUnreachable(name, answer, address=self._settings.api_base, reason=reason) from error
+            raise StripeCallError(name, answer) from error
 
 
 def read_sum(aggregated: float) -> Decimal:

@@ -17,7 +17,7 @@ from otelbill_collector.export.stripe.answers import Answer, Outcome, classify
 from otelbill_collector.export.stripe.pace import Pacer
 from otelbill_collector.export.stripe.ports import MeterEvent, Store, StripeSink
 from otelbill_collector.export.stripe.settings import StripeSettings
-from otelbill_collector.export.stripe.steps import Step, decide_step
+from otelbill_collector.export.stripe.steps import Step, decide_step, extend_stop
 from otelbill_collector.ledger import deliveries, outbox, outbox_views
 
 FRUITLESS_MAX = 10  # rounds in a row that a flush survives without one delivery
@@ -75,10 +75,12 @@ class StripeExporter:
     def flush(self, now_nanos: int) -> ExportReport:
         """Close every window, open ones too, and send until nothing can be sent or Stripe keeps failing.
 
+        What is stopped is tried again first: whoever asks for a flush may just have mended the cause.
         Backoff is not awaited but shortened, so this ends within seconds of pauses; what is left waits for `run_once`.
         """
         with self._turn:
             self._recover_once(now_nanos)
+            self._store.transact(lambda conn: deliveries.retry_stops(conn, now_nanos, except_code=NO_CUSTOMER))
             closed, made = self._close(now_nanos, close_all=True)
             outcomes = self._drain(now_nanos)
             return self._report(closed, made, outcomes)
@@ -170,16 +172,21 @@ class StripeExporter:
         return list(batch.values())
 
     def _mark_unmapped(self, now_nanos: int) -> None:
-        """Keep one visible stop for each lane that has something to send and no Stripe customer to send it to."""
+        """Keep one visible stop for each lane that has something to send and no Stripe customer to send it to.
+
+        A lane with nothing left to send, as when its intent was given up, is not stopped any more.
+        """
         waiting = self._store.read(deliveries.list_waiting_lanes)
         unmapped = {
             str(lane_id): customer_id
             for lane_id, customer_id in waiting
             if self._settings.find_stripe_customer(customer_id) is None
         }
-        stopped = {stop.name for stop in self._store.read(deliveries.list_stops) if stop.code == NO_CUSTOMER}
+        lanes = [stop for stop in self._store.read(deliveries.list_stops) if stop.scope == "lane"]
+        stopped = {stop.name for stop in lanes if stop.code == NO_CUSTOMER}
+        idle = {stop.name for stop in lanes} - {str(lane_id) for lane_id, _ in waiting}
         added = unmapped.keys() - stopped
-        removed = stopped - unmapped.keys()
+        removed = (stopped - unmapped.keys()) | idle
         if not added and not removed:
             return
 
@@ -233,9 +240,11 @@ class StripeExporter:
                     deliveries.clear_stop(conn, "account", "")
                     deliveries.clear_stop(conn, "meter", intent.meter)
                     deliveries.clear_stop(conn, "lane", str(intent.lane_id))
+            stops = {(stop.scope, stop.name): stop for stop in deliveries.list_stops(conn)}
             for _, _, step in steps:
                 if step.stop is not None:
-                    deliveries.put_stop(conn, step.stop)
+                    earlier = stops.get((step.stop.scope, step.stop.name))
+                    deliveries.put_stop(conn, extend_stop(step.stop, earlier))
 
         self._store.transact(write)
         for _, outcome, _ in steps:

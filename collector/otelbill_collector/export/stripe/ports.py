@@ -70,10 +70,21 @@ class StripeCallError(StripeProblem):
 
     def __init__(self, call: str, answer: Answer) -> None:
         super().__init__(
-            f"Stripe call {call} failed: status {answer.status}, code {answer.code}, {answer.message}"
-            f" (request {answer.request_id})"
+            f"Stripe call {call} failed: status {answer.status}, code {answer.code}, "
+            f"{' '.join((answer.message or '').split())} (request {answer.request_id})"
         )
         self.answer = answer
+
+
+class StripeUnreachable(StripeCallError):
+    """Nobody answered at the address of Stripe's API; the client's own text is many lines and names no address."""
+
+    def __init__(self, call: str, answer: Answer, *, address: str, reason: str) -> None:
+        super().__init__(call, answer)
+        self.args = (
+            f"{address} does not answer ({reason}); nothing is lost: check the network, the proxy and "
+            "stripe.api_base, then try again",
+        )
 
 
 class StripeSink(Protocol):

@@ -15,8 +15,15 @@ from typing import TypeVar
 from otelbill_collector.domain.instants import DAY_NANOS, HOUR_NANOS, NANOS
 from otelbill_collector.domain.intents import Intent, IntentState, LaneSums
 from otelbill_collector.domain.windows import STAMP_AGE_MAX_NANOS
+from otelbill_collector.export.stripe.answers import Outcome, classify
 from otelbill_collector.export.stripe.pace import Pacer
-from otelbill_collector.export.stripe.ports import Store, StripeBooks, StripeCallError, StripeProblem
+from otelbill_collector.export.stripe.ports import (
+    Store,
+    StripeBooks,
+    StripeCallError,
+    StripeProblem,
+    StripeUnreachable,
+)
 from otelbill_collector.export.stripe.settings import StripeSettings
 from otelbill_collector.export.stripe.verdicts import Hour, Row, Verdict, judge_hour
 from otelbill_collector.ledger import deliveries, outbox, outbox_views
@@ -44,11 +51,23 @@ class Reconciliation:
     differences: tuple[str, ...]
     confirmed: int
     replaced: int
+    not_compared: tuple[str, ...] = ()  # our customer ids of whom at least one meter has no Stripe side to compare
 
     @property
     def equal(self) -> bool:
         """Whether the ledger and Stripe agree to the last unit."""
         return not self.differences and all(row.verdict is Verdict.EQUAL for row in self.rows)
+
+    @property
+    def equal_where_compared(self) -> bool:
+        """Whether something was compared, all of that is equal, and only `not_compared` customers have more to send."""
+        return (
+            bool(self.rows)
+            and all(row.verdict is Verdict.EQUAL for row in self.rows)
+            and all(
+                lane.balanced and (not lane.waiting or lane.customer_id in self.not_compared) for lane in self.lanes
+            )
+        )
 
 
 class ReissueRefused(StripeProblem):
@@ -77,11 +96,14 @@ class StripeReconciler:
         sums, unread = self._read_stripe(lanes_before, start, end)
         # Read again after Stripe: what is sent meanwhile then counts as just sent, not as Stripe's surplus.
         opens = self._store.read(outbox_views.list_open_amounts)
-        hours, differences = self._collect_hours(start, end, opens)
-        for lane in _list_lanes(hours):
+        hours, blocked = self._collect_hours(start, end, opens)
+        lanes_now = _list_lanes(hours)
+        for lane in lanes_now:
             if lane not in sums and lane not in unread:
                 unread[lane] = f"{lane[0]} of {lane[1]}: new since this comparison began; run reconcile again"
-        differences += [difference for lane, difference in sorted(unread.items())]
+        unread_ids = {name for lane in unread for name in lanes_now.get(lane, lanes_before.get(lane, set()))}
+        # An outage is the same line for each lane, and said once.
+        differences = sorted(blocked.values()) + list(dict.fromkeys(text for _, text in sorted(unread.items())))
         for lane, by_hour in sums.items():
             for second, value in by_hour.items():
                 if value and (lane, second) not in hours:
@@ -97,7 +119,14 @@ class StripeReconciler:
         differences += [f"{row.describe()}: {row.remedy}" for row in rows if row.verdict is not Verdict.EQUAL]
         differences += list(_describe_lanes(lanes))
         return Reconciliation(
-            start * NANOS, end * NANOS, tuple(rows), tuple(lanes), tuple(differences), confirmed, replaced
+            from_nanos=start * NANOS,
+            to_nanos=end * NANOS,
+            rows=tuple(rows),
+            lanes=tuple(lanes),
+            differences=tuple(differences),
+            confirmed=confirmed,
+            replaced=replaced,
+            not_compared=tuple(sorted(unread_ids | {customer_id for _, customer_id in blocked})),
         )
 
     def _choose_start(self, now_nanos: int, since_nanos: int | None, opens: list[OpenAmount]) -> int:
@@ -112,19 +141,21 @@ class StripeReconciler:
 
     def _collect_hours(
         self, start: int, end: int, opens: list[OpenAmount]
-    ) -> tuple[dict[tuple[_LaneKey, int], Hour], list[str]]:
-        """The ledger's side by lane and hour, and a line for every lane that cannot be compared at all."""
+    ) -> tuple[dict[tuple[_LaneKey, int], Hour], dict[tuple[str, str], str]]:
+        """The ledger's side by lane and hour, and a line for every (meter, customer) that cannot be compared at all."""
         hours: dict[tuple[_LaneKey, int], Hour] = {}
-        differences: set[str] = set()
+        blocked: dict[tuple[str, str], str] = {}
 
         def require_hour(meter: str, customer_id: str, stripe_id: str | None, second: int) -> Hour | None:
             if stripe_id is None:
-                differences.add(
+                blocked[meter, customer_id] = (
                     f"{meter} of {customer_id}: blocked, no Stripe customer; set customers.{customer_id}.stripe"
                 )
                 return None
             lane = (meter, stripe_id)
-            return hours.setdefault((lane, second), Hour(*lane, second))
+            hour = hours.setdefault((lane, second), Hour(*lane, second))
+            hour.customer_ids.add(customer_id)
+            return hour
 
         intents = self._store.read(
             lambda conn: outbox_views.list_intents_between(conn, from_seconds=start, to_seconds=end)
@@ -140,16 +171,20 @@ class StripeReconciler:
             stripe_id = self._settings.find_stripe_customer(open_.customer_id)
             if hour := require_hour(open_.meter, open_.customer_id, stripe_id, open_.hour_seconds):
                 hour.open += open_.amount
-        return hours, sorted(differences)
+        return hours, blocked
 
     def _read_stripe(
-        self, lanes: Iterable[_LaneKey], start: int, end: int
+        self, lanes: Mapping[_LaneKey, set[str]], start: int, end: int
     ) -> tuple[dict[_LaneKey, Mapping[int, Decimal]], dict[_LaneKey, str]]:
         """Stripe's side of each lane, or why it could not be read."""
         sums: dict[_LaneKey, Mapping[int, Decimal]] = {}
         unread: dict[_LaneKey, str] = {}
         meters: dict[str, str | None] = {}
-        for lane in lanes:
+        outage = ""
+        for lane, customer_ids in lanes.items():
+            if outage:
+                unread[lane] = outage
+                continue
             event_name, stripe_id = lane
             try:
                 if event_name not in meters:
@@ -160,8 +195,10 @@ class StripeReconciler:
                     continue
                 read = partial(self._books.list_hours, meter_id, stripe_id, from_seconds=start, to_seconds=end)
                 sums[lane] = self._call(read)
+            except StripeUnreachable as error:
+                outage = unread[lane] = str(error)
             except StripeCallError as error:
-                unread[lane] = f"{event_name} of {stripe_id}: not compared, {error}; run reconcile again"
+                unread[lane] = _describe_unread(lane, customer_ids, error)
         return sums, unread
 
     def _find_meter_id(self, event_name: str) -> str | None:
@@ -218,8 +255,23 @@ class StripeReconciler:
         return self._store.transact(lambda conn: outbox.replace_intent(conn, intent, stamp, now_nanos))
 
 
-def _list_lanes(hours: Mapping[tuple[_LaneKey, int], Hour]) -> list[_LaneKey]:
-    return sorted({lane for lane, _ in hours})
+def _list_lanes(hours: Mapping[tuple[_LaneKey, int], Hour]) -> dict[_LaneKey, set[str]]:
+    """Each lane with our customers that share it."""
+    lanes: dict[_LaneKey, set[str]] = {}
+    for (lane, _), hour in sorted(hours.items(), key=lambda item: item[0]):
+        lanes.setdefault(lane, set()).update(hour.customer_ids)
+    return lanes
+
+
+def _describe_unread(lane: _LaneKey, customer_ids: Iterable[str], error: StripeCallError) -> str:
+    event_name, stripe_id = lane
+    if classify(error.answer) is not Outcome.UNKNOWN_CUSTOMER:
+        return f"{event_name} of {stripe_id}: not compared, {error}; run reconcile again"
+    settings = " or ".join(f"customers.{customer_id}.stripe" for customer_id in sorted(customer_ids))
+    return (
+        f"{event_name} of {stripe_id}: not compared, Stripe knows no customer {stripe_id}; correct {settings} and "
+        "restart the collector, or create that customer at Stripe"
+    )
 
 
 def _list_confirmed(rows: Iterable[Row]) -> list[int]:

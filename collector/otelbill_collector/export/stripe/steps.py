@@ -16,9 +16,10 @@ from otelbill_collector.ledger.deliveries import Settlement
 
 BACKOFF_MIN_NANOS = NANOS
 BACKOFF_MAX_NANOS = 60 * NANOS
-METER_RETRY_NANOS = MINUTE_NANOS
-CUSTOMER_RETRY_NANOS = 10 * MINUTE_NANOS
-CREDENTIALS_RETRY_NANOS = 5 * MINUTE_NANOS
+# A stop is tried again after 15 seconds, then after as long as it has lasted, at most this long: bounded, and cheap,
+# as one event is the probe of its whole scope.
+STOP_RETRY_MIN_NANOS = 15 * NANOS
+STOP_RETRY_MAX_NANOS = {"account": 5 * MINUTE_NANOS, "meter": MINUTE_NANOS, "lane": 10 * MINUTE_NANOS}
 MESSAGE_MAX = 500  # characters of Stripe's text that are kept
 
 
@@ -59,18 +60,18 @@ def decide_step(intent: Intent, answer: Answer, outcome: Outcome, *, network_ret
         case Outcome.NO_METER:
             return Step(
                 replace(base, due_nanos=now_nanos, renew_key=True),
-                _stop("meter", intent.meter, outcome, answer, now_nanos, METER_RETRY_NANOS),
+                _stop("meter", intent.meter, outcome, answer, now_nanos),
             )
         case Outcome.UNKNOWN_CUSTOMER:
             return Step(
                 # A customer Stripe does not know was never charged, so the corrected mapping may be used.
                 replace(base, due_nanos=now_nanos, renew_key=True, readdress=True),
-                _stop("lane", str(intent.lane_id), outcome, answer, now_nanos, CUSTOMER_RETRY_NANOS),
+                _stop("lane", str(intent.lane_id), outcome, answer, now_nanos),
             )
         case Outcome.CREDENTIALS:
             return Step(
                 replace(base, due_nanos=now_nanos, renew_key=True),
-                _stop("account", "", outcome, answer, now_nanos, CREDENTIALS_RETRY_NANOS),
+                _stop("account", "", outcome, answer, now_nanos),
             )
         case _:  # pragma: no cover
             assert_never(outcome)
@@ -92,9 +93,18 @@ def _due_when_past(intent: Intent, now_nanos: int) -> int:
     return max(intent.stamp_seconds * NANOS, now_nanos + BACKOFF_MAX_NANOS)
 
 
-def _stop(scope: str, name: str, outcome: Outcome, answer: Answer, now_nanos: int, retry_nanos: int) -> Stop:
+def _stop(scope: str, name: str, outcome: Outcome, answer: Answer, now_nanos: int) -> Stop:
     message = (answer.message or outcome.value)[:MESSAGE_MAX]
-    return Stop(scope, name, outcome.value, message, now_nanos, now_nanos + retry_nanos)
+    return Stop(scope, name, outcome.value, message, now_nanos, now_nanos + STOP_RETRY_MIN_NANOS)
+
+
+def extend_stop(stop: Stop, earlier: Stop | None) -> Stop:
+    """A new stop of a scope that may be stopped already: it waits as long again as the scope has been stopped."""
+    if earlier is None:
+        return stop
+    lasted = stop.since_nanos - earlier.since_nanos
+    wait = min(max(lasted, STOP_RETRY_MIN_NANOS), STOP_RETRY_MAX_NANOS[stop.scope])
+    return replace(stop, since_nanos=earlier.since_nanos, retry_nanos=stop.since_nanos + wait)
 
 
 def compute_backoff(identifier: str, attempts: int) -> int:

@@ -32,6 +32,7 @@ class Hour:
     start_seconds: int
     intents: list[Intent] = field(default_factory=list)
     open: Decimal = Decimal(0)
+    customer_ids: set[str] = field(default_factory=set)  # ours; several may share a Stripe customer
 
     @property
     def lane(self) -> tuple[str, str]:
