@@ -23,7 +23,7 @@ from otelbill_collector.decode.select import select_span
 from otelbill_collector.domain.instants import NANOS
 from otelbill_collector.domain.rating import Rater
 from otelbill_collector.domain.records import Receipt
-from otelbill_collector.explanation import NothingFound, explain_identifier, render_record
+from otelbill_collector.explanation import NothingFound, explain_identifier, render_letter, render_record
 from otelbill_collector.export.metrics import Levels, SidecarMetrics
 from otelbill_collector.export.otlp import ForwardSettings, OtlpForwarder
 from otelbill_collector.export.stripe.client import StripePackageMissing, open_account
@@ -37,13 +37,13 @@ from otelbill_collector.jobs import Housekeeper, Job
 from otelbill_collector.ledger.books import Books, UnknownEvent
 from otelbill_collector.ledger.deadletters import count_dead_letters, list_dead_letters
 from otelbill_collector.ledger.groups import GroupLimits
-from otelbill_collector.ledger.lineage import list_unsettled
+from otelbill_collector.ledger.lineage import list_suspense, list_unsettled
 from otelbill_collector.ledger.outbox_views import count_states, find_oldest_waiting
 from otelbill_collector.ledger.resolutions import InvalidResolution, NotHeld
 from otelbill_collector.ledger.rollups import count_events, load_usage
 from otelbill_collector.ledger.sqlite import LedgerUnavailable, SqliteStore
 from otelbill_collector.listeners import CannotStart, QuietServer, bind_grpc, bind_sockets
-from otelbill_collector.operations import NoStripe, Operations, StripeDesk, render_letter, render_status
+from otelbill_collector.operations import NoStripe, Operations, StripeDesk, render_status
 from otelbill_collector.pipeline import Carried, Limits, Request, Stages, carry_batch
 from otelbill_collector.receive.admission import Admission, ReceiveLimits
 from otelbill_collector.receive.grpc import OtlpGrpc, build_server
@@ -329,6 +329,7 @@ class Sidecar:
             explain=partial(read, explain_identifier),
             list_dead_letters=lambda: [render_letter(letter) for letter in read(list_dead_letters)],
             list_held=lambda: [render_record(record) for record in read(list_unsettled)],
+            list_suspense=lambda: [render_record(record) for record in read(list_suspense)],
             stripe_status=lambda: read(render_status),
             operate=build_operate(operations),
             not_found=(NothingFound, UnknownEvent),

@@ -10,8 +10,9 @@ from typing import Any
 from otelbill_collector.domain.instants import HOUR_NANOS, floor_slice, format_instant
 from otelbill_collector.domain.intents import Intent
 from otelbill_collector.domain.money import format_attos
-from otelbill_collector.domain.records import UsageRecord
+from otelbill_collector.domain.records import DeadLetter, UsageRecord
 from otelbill_collector.domain.usage import Candidate, Quantities
+from otelbill_collector.ledger.deadletters import find_dead_letter
 from otelbill_collector.ledger.journal import find_price_version
 from otelbill_collector.ledger.lineage import list_records_by_id, list_trace, list_window_records
 from otelbill_collector.ledger.outbox_views import find_intents_for
@@ -25,7 +26,8 @@ class NothingFound(LookupError):
 
 
 def explain_identifier(connection: sqlite3.Connection, identifier: str) -> Json:
-    """Records, the rest of their traces, price versions and Stripe intents. Raises NothingFound."""
+    """Records, the rest of their traces, price versions, Stripe intents and dead letters. Raises NothingFound."""
+    letter = find_dead_letter(connection, identifier)
     intents = find_intents_for(connection, identifier=identifier)
     records: list[UsageRecord] = []
     for intent in intents:
@@ -36,10 +38,10 @@ def explain_identifier(connection: sqlite3.Connection, identifier: str) -> Json:
         )
     if not intents:
         records = list_records_by_id(connection, identifier)
-    if not intents and not records:
+    if not intents and not records and letter is None:
         raise NothingFound(
             f"nothing in this ledger is called {identifier}; give a record, event, trace or span id, a run or provider "
-            "response id, or a Stripe identifier (ob1....)"
+            "response id, a dead letter's id, or a Stripe identifier (ob1....)"
         )
     trace_ids = {record.candidate.trace_id for record in records}
     trace_ids |= {record.decision.winner_trace_id for record in records if record.decision.winner_trace_id}
@@ -51,6 +53,7 @@ def explain_identifier(connection: sqlite3.Connection, identifier: str) -> Json:
         "records": [render_record(record) for record in records],
         "related": [render_record(record) for record in related],
         "price_versions": [_load_version(connection, version) for version in versions],
+        "dead_letters": [] if letter is None else [render_letter(letter)],
         "stripe": [render_intent(intent) for intent in intents or _list_intents(connection, records)],
     }
 
@@ -99,6 +102,20 @@ def render_record(record: UsageRecord) -> Json:
         "currency": amounts.currency,
         "received_at": format_instant(record.received_nanos),
         "hour": format_instant(floor_slice(record.event_nanos, HOUR_NANOS)),
+    }
+
+
+def render_letter(letter: DeadLetter) -> Json:
+    """A dead letter without its body."""
+    return {
+        "letter_id": letter.letter_id,
+        "received_at": format_instant(letter.received_nanos),
+        "code": letter.code,
+        "field": letter.field,
+        "value": letter.value,
+        "hint": letter.hint,
+        "trace_id": letter.trace_id.hex(),
+        "span_id": letter.span_id.hex(),
     }
 
 

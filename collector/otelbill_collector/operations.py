@@ -210,20 +210,6 @@ def render_reconciliation(result: Reconciliation) -> Json:
     }
 
 
-def render_letter(letter: DeadLetter) -> Mapping[str, Any]:
-    """A dead letter without its body."""
-    return {
-        "letter_id": letter.letter_id,
-        "received_at": format_instant(letter.received_nanos),
-        "code": letter.code,
-        "field": letter.field,
-        "value": letter.value,
-        "hint": letter.hint,
-        "trace_id": letter.trace_id.hex(),
-        "span_id": letter.span_id.hex(),
-    }
-
-
 def _render_fields(value: Any) -> Json:
     """Any: the small frozen dataclasses of the Stripe exporter, whose fields are text, numbers, enums or Decimal."""
     names = value.__dataclass_fields__

@@ -228,6 +228,15 @@ def test_mistakes_are_named(tmp_path: Path, text: str, path: str, message: str) 
     assert any(at.startswith(path) and words.startswith(message) for _, at, words in found), found
 
 
+def test_a_customer_written_as_its_stripe_id_is_answered_with_the_whole_form(tmp_path: Path) -> None:
+    """The short form that everybody tries first leads to the line to write."""
+    ((_, path, _),) = list_problems(tmp_path, "customers: {acme: cus_123}")
+    assert path == "customers.acme"
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, "customers: {acme: cus_123}"), {})
+    assert "acme: {stripe: cus_123}" in str(caught.value)
+
+
 def test_precedence(tmp_path: Path) -> None:
     """An override wins over the environment, the environment over the file."""
     path = write(tmp_path, "data_dir: from-file\nlisten: {grpc: '127.0.0.1:1'}\n")

@@ -19,8 +19,8 @@ from otelbill_collector.cli.options import (
 )
 from otelbill_collector.cli.remote import operate_ledger
 from otelbill_collector.cli.tables import print_table, shorten_instant, sign_amount
+from otelbill_collector.explanation import render_letter
 from otelbill_collector.ledger.deadletters import list_dead_letters
-from otelbill_collector.operations import render_letter
 
 
 @click.command("adjust")

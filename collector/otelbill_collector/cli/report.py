@@ -106,8 +106,8 @@ def _list_cells(row: Mapping[str, Any], dimensions: tuple[str, ...], shown: tupl
 def explain(identifier: str, config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
     """From any id to everything it is connected with: records, trace, price version, Stripe identifiers.
 
-    The id may be a Stripe identifier (ob1....), a record or event id, a trace or span id, a run id, or the provider's
-    response id.
+    The id may be a Stripe identifier (ob1....), a record or event id, a trace or span id, a run id, the provider's
+    response id, or a dead letter's id.
 
     \b
     Example:
@@ -121,6 +121,8 @@ def explain(identifier: str, config_path: Path | None, data_dir: Path | None, as
     if as_json:
         print_json(found)
         return
+    for letter in found["dead_letters"]:
+        print_table("dead letter", ("name", "value"), letter.items())
     for title in ("records", "related"):
         # Spans that only give a trace its shape bill nothing and would hide what does.
         telling = [row for row in found[title] if row["reason"] != "structure"]

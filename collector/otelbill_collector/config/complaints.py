@@ -39,6 +39,9 @@ def _explain_error(detail: ErrorDetails, path: PathParts, model: type[BaseModel]
         return str(context["message"]), str(context["remedy"])
     if kind == "extra_forbidden":
         return "is not a setting", _suggest_name(path, model)
+    if kind in ("model_type", "model_attributes_type") and len(path) == 2 and path[0] == "customers":
+        # The usual short form; the value itself is not quoted, as it may come from the environment.
+        return "is not a section", f"write {path[1]}: {{stripe: cus_123}}, with this customer's id at Stripe"
     if kind in _SHAPES:
         return _SHAPES[kind]
     return _explain_bound(kind, context, detail["msg"])

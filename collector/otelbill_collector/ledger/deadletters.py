@@ -38,6 +38,12 @@ def list_dead_letters(connection: sqlite3.Connection, *, limit: int = 1_000) -> 
     return [DeadLetter(*row) for row in rows]
 
 
+def find_dead_letter(connection: sqlite3.Connection, letter_id: str) -> DeadLetter | None:
+    """One letter by its id, replayed or not."""
+    row = connection.execute(f"SELECT {_COLUMNS} FROM dead_letter WHERE letter_id = ?", (letter_id,)).fetchone()
+    return None if row is None else DeadLetter(*row)
+
+
 def count_dead_letters(connection: sqlite3.Connection) -> int:
     """How many letters wait."""
     (count,) = connection.execute("SELECT count(*) FROM dead_letter WHERE replayed_nanos IS NULL").fetchone()

@@ -37,6 +37,7 @@ class ApiHandlers:
     explain: Callable[[str], Json]
     list_dead_letters: Callable[[], Json]
     list_held: Callable[[], Json]
+    list_suspense: Callable[[], Json]
     stripe_status: Callable[[], Json]
     operate: Mapping[str, Callable[[dict[str, Any]], Json]]
     not_found: tuple[type[Exception], ...]
@@ -62,6 +63,7 @@ def _list_routes(api: _Api) -> list[Route]:
         Route("/v1/explain/{identifier:path}", api.show_explanation),
         Route("/v1/dead-letters", api.show_dead_letters),
         Route("/v1/held", api.show_held),
+        Route("/v1/suspense", api.show_suspense),
         Route("/v1/stripe/status", api.show_stripe_status),
         Route("/v1/operations/{name}", api.operate, methods=["POST"]),
     ]
@@ -93,6 +95,9 @@ class _Api:
 
     async def show_held(self, request: Request) -> Response:
         return await self._answer(request, self._handlers.list_held)
+
+    async def show_suspense(self, request: Request) -> Response:
+        return await self._answer(request, self._handlers.list_suspense)
 
     async def show_stripe_status(self, request: Request) -> Response:
         return await self._answer(request, self._handlers.stripe_status)

@@ -61,7 +61,7 @@ def render_front(page: FrontPage) -> str:
     tiles = (
         ("unpriced", sum(total.unpriced for total in totals.values()), "no price matches", "v1/held"),
         ("held", sum(total.held for total in totals.values()), "usage is not known", "v1/held"),
-        ("in suspense", suspense, "no customer", "v1/usage?by=customer,step"),
+        ("in suspense", suspense, "no customer", "v1/suspense"),
         ("dead letters", page.dead_letters, "no rule could process", "v1/dead-letters"),
     )
     return _PAGE.format(
@@ -159,6 +159,7 @@ What is unpriced or held has no charge yet.</small></p>
 <h2>More</h2>
 <p>As JSON: <a href="v1/usage?by=customer,step,model">usage by customer, step and model</a>,
 <a href="v1/usage?by=day">by day</a>, <a href="v1/held">held and unpriced</a>,
+<a href="v1/suspense">suspense</a>,
 <a href="v1/dead-letters">dead letters</a>, <a href="v1/stripe/status">Stripe status</a>.
 For machines: <a href="metrics">metrics</a>, <a href="readyz">readiness</a>.
 At a terminal: <code>otelbill usage</code>, <code>otelbill explain ID</code>, <code>otelbill suspense</code>.</p>

@@ -11,8 +11,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from otelbill_collector.app import build_operate
-from otelbill_collector.explanation import NothingFound, explain_identifier
+from otelbill_collector.domain.records import DeadLetter
+from otelbill_collector.explanation import NothingFound, explain_identifier, render_record
 from otelbill_collector.ledger.books import UnknownEvent
+from otelbill_collector.ledger.deadletters import save_dead_letter
+from otelbill_collector.ledger.lineage import list_suspense
 from otelbill_collector.ledger.rollups import load_usage
 from otelbill_collector.operations import NoStripe, Operations
 from otelbill_collector.web.api import ApiHandlers, build_api
@@ -43,6 +46,7 @@ def _client(books: TestBooks, token: str | None = None) -> TestClient:
         explain=lambda identifier: read(explain_identifier, identifier),
         list_dead_letters=list,
         list_held=list,
+        list_suspense=lambda: [render_record(record) for record in read(list_suspense)],
         stripe_status=lambda: {"counts": {}, "lanes": [], "stops": [], "oldest_waiting_at": None},
         operate=build_operate(operations),
         not_found=(NothingFound, UnknownEvent),
@@ -136,3 +140,19 @@ def test_the_front_page_escapes_names(books: TestBooks) -> None:
     books.post(chat("a", customer="<b>acme</b>"))
     page = _client(books).get("/").text
     assert "<b>acme" not in page
+
+
+def test_suspense_is_listed_event_by_event(books: TestBooks) -> None:
+    """What belongs to nobody is listed by the event id that assigns it; what has a customer is not."""
+    books.post(chat("a"), chat("b", customer=None))
+    (row,) = _client(books).get("/v1/suspense").json()
+    assert (row["customer_id"], row["billable"]) == (None, True)
+
+
+def test_a_dead_letters_id_is_explained(books: TestBooks) -> None:
+    """The id that `dead-letters list` shows leads to the letter with its reason and remedy."""
+    letter = DeadLetter("letter-1", 1, "quantity_negative", "x", "-1", "mend it", b"t" * 16, b"s" * 8, b"")
+    books.store.transact(lambda connection: save_dead_letter(connection, letter))
+    found = _client(books).get("/v1/explain/letter-1").json()
+    assert [(item["code"], item["hint"]) for item in found["dead_letters"]] == [("quantity_negative", "mend it")]
+    assert found["records"] == []

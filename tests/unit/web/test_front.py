@@ -47,7 +47,7 @@ def test_what_waits_for_somebody_is_counted_and_linked() -> None:
     assert tiles == [
         ("v1/held", "2", "unpriced"),
         ("v1/held", "1", "held"),
-        ("v1/usage?by=customer,step", "3", "in suspense"),
+        ("v1/suspense", "3", "in suspense"),
         ("v1/dead-letters", "7", "dead letters"),
     ]
     assert "nobody (suspense)" in page
