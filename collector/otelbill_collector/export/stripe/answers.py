@@ -121,7 +121,7 @@ RULES: tuple[Rule, ...] = (
         Outcome.NO_METER,
         _status(400, 404),
         '400 "No active meter found", or code `no_meter`, `archived_meter`',
-        "the meter stops, its intents wait; tried again within a minute, so `otelbill stripe apply` is the whole remedy",
+        "the meter stops, its intents wait; tried within a minute, so `otelbill stripe apply` is the whole remedy",
         codes=frozenset({"no_meter", "archived_meter"}),
         fragments=("no active meter found",),
     ),
