@@ -42,7 +42,7 @@ from otelbill_collector.ledger.outbox_views import count_states, find_oldest_wai
 from otelbill_collector.ledger.resolutions import InvalidResolution, NotHeld
 from otelbill_collector.ledger.rollups import count_events, load_usage
 from otelbill_collector.ledger.sqlite import LedgerUnavailable, SqliteStore
-from otelbill_collector.listeners import CannotStart, QuietServer, bind_grpc, bind_sockets
+from otelbill_collector.listeners import CannotStart, QuietServer, bind_grpc, bind_sockets, list_api_hosts
 from otelbill_collector.operations import NoStripe, Operations, StripeDesk, render_status
 from otelbill_collector.pipeline import Carried, Limits, Request, Stages, carry_batch
 from otelbill_collector.receive.admission import Admission, ReceiveLimits
@@ -235,7 +235,7 @@ class Sidecar:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         http = QuietServer(OtlpHttp(self._submit, self._admission, self._metrics.count_request))
-        api = QuietServer(build_api(self._build_handlers()))
+        api = QuietServer(build_api(self._build_handlers(), hosts=list_api_hosts(config)))
         await server.start()
         tasks = [asyncio.create_task(item.serve(sockets=[bound])) for item, bound in zip((http, api), self._sockets,
                                                                                          strict=True)]  # fmt: skip

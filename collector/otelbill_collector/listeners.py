@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import uvicorn
 
-from otelbill_collector.config import Address
+from otelbill_collector.config import Address, Config
 
 
 class CannotStart(RuntimeError):
@@ -39,6 +39,14 @@ class QuietServer(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def list_api_hosts(config: Config) -> tuple[str, ...]:
+    """Names under which the API answers: its own where it listens on loopback without tokens, any name otherwise."""
+    host = config.listen.api.host
+    if config.tokens or host not in ("127.0.0.1", "localhost"):
+        return ("*",)
+    return ("127.0.0.1", "localhost")
 
 
 def bind_sockets(addresses: Sequence[Address]) -> tuple[list[socket.socket], list[str]]:

@@ -48,7 +48,7 @@ def adjust(
     arguments = {
         "event_id": event_id,
         "customer_id": customer_id,
-        "operator": operator or getpass.getuser(),
+        "operator": operator or _find_user(),
         "reason": reason,
     }
     answer = operate_ledger(require_config(config_path, data_dir), "assign-customer", arguments)
@@ -90,7 +90,7 @@ def resolve(
     arguments = {
         "event_id": event_id,
         "quantities": {unit: amount for unit, amount in quantities.items() if amount is not None},
-        "operator": operator or getpass.getuser(),
+        "operator": operator or _find_user(),
         "reason": reason,
     }
     answer = operate_ledger(require_config(config_path, data_dir), "resolve-usage", arguments)
@@ -195,3 +195,11 @@ def reconcile(config_path: Path | None, data_dir: Path | None, as_json: bool) ->
         click.echo(describe_comparison(answer))
     if not answer["equal"]:
         raise click.exceptions.Exit(1)
+
+
+def _find_user() -> str:
+    """The login name; containers often have none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:
+        raise click.ClickException("this system has no name for its user; say who decides with --operator") from error

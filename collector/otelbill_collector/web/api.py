@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -48,9 +50,13 @@ class _BodyTooLarge(Exception):
     """A command's body is larger than any command needs."""
 
 
-def build_api(handlers: ApiHandlers) -> Starlette:
-    """The ASGI application of the API port."""
-    return Starlette(routes=_list_routes(_Api(handlers)))
+def build_api(handlers: ApiHandlers, *, hosts: Sequence[str] = ("*",)) -> Starlette:
+    """The ASGI application of the API port. Requests for another name than one of `hosts` are refused.
+
+    Without that, a page whose name was made to point at the loopback address could read usage and post operations.
+    """
+    guard = Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
+    return Starlette(routes=_list_routes(_Api(handlers)), middleware=[guard])
 
 
 def _list_routes(api: _Api) -> list[Route]:

@@ -8,15 +8,18 @@ from typing import Any
 
 import orjson
 import pytest
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from otelbill_collector.app import build_operate
+from otelbill_collector.config import Address, Config, Listen
 from otelbill_collector.domain.records import DeadLetter
 from otelbill_collector.explanation import NothingFound, explain_identifier, render_record
 from otelbill_collector.ledger.books import UnknownEvent
 from otelbill_collector.ledger.deadletters import save_dead_letter
 from otelbill_collector.ledger.lineage import list_suspense
 from otelbill_collector.ledger.rollups import load_usage
+from otelbill_collector.listeners import list_api_hosts
 from otelbill_collector.operations import NoStripe, Operations
 from otelbill_collector.web.api import ApiHandlers, build_api
 from tests.books import NOW, TestBooks
@@ -33,6 +36,10 @@ def books(tmp_path: Path) -> Iterator[TestBooks]:
 
 
 def _client(books: TestBooks, token: str | None = None) -> TestClient:
+    return TestClient(_build_application(books, token))
+
+
+def _build_application(books: TestBooks, token: str | None = None, hosts: tuple[str, ...] = ("*",)) -> Starlette:
     operations = Operations(books.stages, None, lambda: NOW)
 
     def read(work: Any, *arguments: Any) -> Any:
@@ -52,7 +59,7 @@ def _client(books: TestBooks, token: str | None = None) -> TestClient:
         not_found=(NothingFound, UnknownEvent),
         refused=(NoStripe,),
     )
-    return TestClient(build_api(handlers))
+    return build_api(handlers, hosts=hosts)
 
 
 def test_usage_is_answered_by_dimension_and_filter(books: TestBooks) -> None:
@@ -133,6 +140,24 @@ def test_tokens_protect_what_tells_of_customers(books: TestBooks) -> None:
     assert client.post("/v1/operations/stripe-flush", json={}).status_code == 401
     for path in ("/healthz", "/readyz", "/metrics"):
         assert client.get(path).status_code == 200, path
+
+
+def test_a_page_of_another_name_cannot_reach_the_api(books: TestBooks) -> None:
+    """A name that was made to point at the loopback address is refused, for reading as well as for operations."""
+    client = TestClient(_client(books).app, base_url="http://rebound.example")
+    guarded = TestClient(_build_application(books, hosts=("127.0.0.1", "localhost")), base_url="http://rebound.example")
+    assert client.get("/v1/usage").status_code == 200
+    assert guarded.get("/v1/usage").status_code == 400
+    assert guarded.post("/v1/operations/stripe-flush", json={}).status_code == 400
+    local = TestClient(_build_application(books, hosts=("127.0.0.1", "localhost")), base_url="http://127.0.0.1:4329")
+    assert local.get("/v1/usage").status_code == 200
+
+
+def test_the_api_answers_to_its_own_name_where_nothing_else_protects_it() -> None:
+    """Loopback without tokens: its own names. With tokens, or on another address: any name, the token decides."""
+    assert list_api_hosts(Config()) == ("127.0.0.1", "localhost")
+    assert list_api_hosts(Config(tokens=("secret",))) == ("*",)
+    assert list_api_hosts(Config(listen=Listen(api=Address("0.0.0.0", 4329)))) == ("*",)
 
 
 def test_the_front_page_escapes_names(books: TestBooks) -> None:
