@@ -23,7 +23,7 @@ from otelbill_collector.testing.demo import play as demo_play
 from otelbill_collector.testing.demo.play import play
 from otelbill_collector.testing.demo.programs import ProgramFailed, await_condition, start_python
 
-DEMO_SECONDS_MAX = 60.0  # what the issue promises after set-up
+DEMO_SECONDS_MAX = 60.0  # what README promises, with room for a busy machine
 AGENT = "research_agent.py"
 
 
@@ -131,6 +131,15 @@ def test_a_stripe_identifier_leads_back_to_the_records(finished: tuple[Path, dic
     assert abs(total - event["value"]) < 1  # a carry goes into the window or comes out of it
 
 
+@pytest.fixture
+def heeds_interrupts() -> Iterator[None]:
+    """A script's background programs ignore Ctrl-C, and so do those they start; the demo must not inherit that here."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_interrupt_stops_everything(tmp_path: Path) -> None:
     """Ctrl-C in the middle ends with status 130, one line, and no process that still listens."""
     folder = tmp_path / "ledger"
