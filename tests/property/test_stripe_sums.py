@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 
 import pytest
 from hypothesis import given
@@ -41,9 +42,9 @@ def test_parts_of_a_value_add_up_and_fit(value: int) -> None:
 
 @pytest.fixture(scope="module")
 def schema() -> bytes:
-    conn = sqlite3.connect(":memory:", isolation_level=None)
-    migrate_schema(conn)
-    return conn.serialize()
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
+        migrate_schema(conn)
+        return conn.serialize()
 
 
 BOOKINGS = st.lists(
@@ -79,24 +80,24 @@ def test_order_and_closing_times_never_change_what_is_billed(
 ) -> None:
     """Late, early, or reversed: each lane's intents add up to the floor of its total, and its books balance."""
     order = data.draw(st.permutations(range(len(bookings))))
-    conn = run(schema, bookings, order)
-    lanes = outbox_views.list_lane_sums(conn)
-    assert lanes == outbox_views.recompute_lane_sums(conn)
-    for lane in lanes:
-        total = sum(amount for customer, _, amount, _ in bookings if customer == lane.customer_id)
-        assert lane.intended == total // CHARGE_QUANTUM
-        assert lane.balanced
-        assert lane.open == 0
+    with closing(run(schema, bookings, order)) as conn:
+        lanes = outbox_views.list_lane_sums(conn)
+        assert lanes == outbox_views.recompute_lane_sums(conn)
+        for lane in lanes:
+            total = sum(amount for customer, _, amount, _ in bookings if customer == lane.customer_id)
+            assert lane.intended == total // CHARGE_QUANTUM
+            assert lane.balanced
+            assert lane.open == 0
 
 
 @given(bookings=BOOKINGS)
 def test_every_intent_explains_itself(schema: bytes, bookings: list[tuple[str, int, int, bool]]) -> None:
     """amount + carry before == value x quantum + carry after, and revisions of a window count from 0 without gaps."""
-    conn = run(schema, bookings, list(range(len(bookings))))
-    revisions: dict[tuple[int, int], list[int]] = {}
-    for intent in outbox_views.find_intents_for(conn):
-        assert intent.amount + intent.carry_before == intent.value * intent.quantum + intent.carry_after
-        assert intent.value != 0
-        assert intent.start_nanos <= intent.stamp_seconds * NANOS < intent.start_nanos + intent.length_nanos
-        revisions.setdefault((intent.lane_id, intent.start_nanos), []).append(intent.revision)
-    assert all(numbers == list(range(len(numbers))) for numbers in revisions.values())
+    with closing(run(schema, bookings, list(range(len(bookings))))) as conn:
+        revisions: dict[tuple[int, int], list[int]] = {}
+        for intent in outbox_views.find_intents_for(conn):
+            assert intent.amount + intent.carry_before == intent.value * intent.quantum + intent.carry_after
+            assert intent.value != 0
+            assert intent.start_nanos <= intent.stamp_seconds * NANOS < intent.start_nanos + intent.length_nanos
+            revisions.setdefault((intent.lane_id, intent.start_nanos), []).append(intent.revision)
+        assert all(numbers == list(range(len(numbers))) for numbers in revisions.values())

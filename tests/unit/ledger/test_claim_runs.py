@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from hypothesis import given, settings
@@ -23,8 +25,9 @@ def make_key(number: int) -> bytes:
 
 
 @pytest.fixture
-def ledger() -> sqlite3.Connection:
-    return open_ledger()
+def ledger() -> Iterator[sqlite3.Connection]:
+    with closing(open_ledger()) as connection:
+        yield connection
 
 
 def open_ledger() -> sqlite3.Connection:
@@ -40,9 +43,8 @@ COMMITS = st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=9), min_siz
 @given(COMMITS, st.sampled_from([2, 5, 4_096]), st.sampled_from([20, 1 << 20]))
 def test_every_place_of_a_key_is_found_after_any_merges(commits: list[list[int]], chunk: int, cap: int) -> None:
     """Guarantee: whatever the sizes of commits, chunks and runs, a key leads to all its places and to no other's."""
-    connection = open_ledger()
     wanted: dict[int, set[tuple[int, int]]] = defaultdict(set)
-    with pytest.MonkeyPatch.context() as patch:
+    with closing(open_ledger()) as connection, pytest.MonkeyPatch.context() as patch:
         patch.setattr(claim_runs, "_CHUNK_ENTRIES", chunk)
         patch.setattr(claim_runs, "_RUN_ENTRIES_MAX", cap)
         for segment, numbers in enumerate(commits, start=1):
