@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
+from otelbill_collector.cli.files import load_spans
 from otelbill_collector.cli.options import json_option, print_json, print_json_lines
 from otelbill_collector.cli.tables import print_table
 
@@ -53,20 +53,9 @@ def examine_files(files: tuple[Path, ...], as_json: bool) -> None:
       otelbill doctor spans.pb
       cat trace.json | otelbill doctor - --json
     """
-    from otelbill_collector.decode.wire import MalformedRequest
     from otelbill_collector.doctor import examine_spans
-    from otelbill_collector.offline import read_spans
 
-    spans = []
-    for file in files:
-        try:
-            body = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-            spans.extend(read_spans(body))
-        except OSError as error:
-            raise click.ClickException(f"{file}: {error.strerror}") from error
-        except MalformedRequest as error:
-            raise click.ClickException(f"{file}: {error}; give OTLP protobuf or OTLP/JSON trace requests") from error
-    report = examine_spans(spans)
+    report = examine_spans(load_spans(files))
     if as_json:
         print_json(report)
     else:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from otelbill_collector.cli.files import load_spans
 from otelbill_collector.cli.options import config_options, json_option, print_json_lines, require_config
 from otelbill_collector.cli.tables import describe_quantities, print_table, shorten_instant
 
@@ -28,20 +28,10 @@ def rate_files(files: tuple[Path, ...], config_path: Path | None, data_dir: Path
       cat trace.json | otelbill rate - --config otelbill.yaml
     """
     from otelbill_collector.app import build_rules
-    from otelbill_collector.decode.wire import MalformedRequest
-    from otelbill_collector.offline import rate_spans, read_spans
+    from otelbill_collector.offline import rate_spans
 
     rules = build_rules(require_config(config_path, data_dir))
-    spans = []
-    for file in files:
-        try:
-            body = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-            spans.extend(read_spans(body))
-        except OSError as error:
-            raise click.ClickException(f"{file}: {error.strerror}") from error
-        except MalformedRequest as error:
-            raise click.ClickException(f"{file}: {error}; give OTLP protobuf or OTLP/JSON trace requests") from error
-    rows = rate_spans(spans, rules)
+    rows = rate_spans(load_spans(files), rules)
     if as_json:
         print_json_lines(rows)
         return

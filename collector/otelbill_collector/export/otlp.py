@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -127,7 +126,9 @@ class OtlpForwarder:
                 _log.warning("%s does not take forwarded spans (%s); retrying", self._settings.endpoint, status)
             if self._stopping and attempt >= 1:
                 return "overflow"
-            time.sleep(_BACKOFF_SECONDS[min(attempt, len(_BACKOFF_SECONDS) - 1)])
+            pause = _BACKOFF_SECONDS[min(attempt, len(_BACKOFF_SECONDS) - 1)]
+            with self._changed:  # a stop ends the wait
+                self._changed.wait_for(lambda: self._stopping, pause)
             attempt += 1
 
     def _post(self, client: httpx.Client, body: bytes) -> int | None:
