@@ -14,8 +14,10 @@ from pydantic import ValidationError
 from otelbill_collector.config.complaints import add_complaints
 from otelbill_collector.config.document import Document, parse_document
 from otelbill_collector.config.file_model import (
+    BillingSection,
     ClaimsSection,
     ConfigFile,
+    CustomerSection,
     ForwardSection,
     LimitsSection,
     Section,
@@ -23,7 +25,7 @@ from otelbill_collector.config.file_model import (
 )
 from otelbill_collector.config.problems import ConfigError, ConfigProblem
 from otelbill_collector.config.rate_card import check_valid_entries, create_rate_card
-from otelbill_collector.config.values import Claims, Config, Customer, Forward, Limits, Listen, Stripe
+from otelbill_collector.config.values import Billing, Claims, Config, Customer, Forward, Limits, Listen, Stripe
 from otelbill_collector.decode.dialects import list_dialects
 from otelbill_collector.domain.ratecard import AT_COST
 from otelbill_collector.domain.windows import require_window_length
@@ -106,7 +108,8 @@ def _create_config(document: Document, path: Path | None) -> Config | None:
         claims=_create_claims(document, file.claims),
         forward=_create_forward(file.forward) if file.forward else None,
         stripe=_create_stripe(document, file.stripe) if file.stripe else None,
-        customers={name: Customer(stripe=customer.stripe) for name, customer in file.customers.items()},
+        customers={name: _create_customer(customer) for name, customer in file.customers.items()},
+        billing=_create_billing(file.billing),
         rate_card=card or AT_COST,
         source=path,
     )
@@ -153,6 +156,14 @@ def _create_claims(document: Document, section: ClaimsSection) -> Claims:
             place = ("claims", "accept_estimates", number)
             document.add_problem(place, f"{name!r} is no dialect", "`otelbill dialects` lists them, such as openlit")
     return Claims(section.grace_seconds, tuple(dict.fromkeys(section.accept_estimates)))
+
+
+def _create_customer(section: CustomerSection) -> Customer:
+    return Customer(section.stripe, section.time_zone, section.anchor_day)
+
+
+def _create_billing(section: BillingSection) -> Billing:
+    return Billing(section.time_zone, section.anchor_day, section.grace, section.approve, section.currency_digits)
 
 
 def _create_forward(section: ForwardSection) -> Forward:
