@@ -142,9 +142,14 @@ def _encode_amounts(attos: Sequence[int | None]) -> pa.Array:
     return pa.Array.from_buffers(_AMOUNT, len(attos), [known.buffers()[1], pa.py_buffer(body)])
 
 
-def decode_table(body: bytes) -> pa.Table:
-    """The segment's columns."""
-    return pa.ipc.open_stream(body).read_all()
+def decode_table(body: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """The segment's columns, or those that are asked for, in that order."""
+    if columns is None:
+        return pa.ipc.open_stream(body).read_all()
+    schema = pa.ipc.open_stream(body).schema
+    wanted = [schema.get_field_index(name) for name in columns]
+    options = pa.ipc.IpcReadOptions(included_fields=wanted, use_threads=False)
+    return pa.ipc.open_stream(body, options=options).read_all().select(columns)
 
 
 def decode_records(body: bytes) -> list[UsageRecord]:
