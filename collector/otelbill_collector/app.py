@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from otelbill_collector.audit import build_metering, find_damage
+from otelbill_collector.commands import build_operate
 from otelbill_collector.config import Config
 from otelbill_collector.decode.select import select_span
 from otelbill_collector.domain.instants import NANOS
@@ -39,7 +40,7 @@ from otelbill_collector.ledger.deadletters import count_dead_letters, list_dead_
 from otelbill_collector.ledger.groups import GroupLimits
 from otelbill_collector.ledger.lineage import list_suspense, list_unsettled
 from otelbill_collector.ledger.outbox_views import count_states, find_oldest_waiting
-from otelbill_collector.ledger.resolutions import InvalidResolution, NotHeld
+from otelbill_collector.ledger.resolutions import NotHeld
 from otelbill_collector.ledger.rollups import count_events, load_usage
 from otelbill_collector.ledger.sqlite import LedgerUnavailable, SqliteStore
 from otelbill_collector.listeners import CannotStart, QuietServer, bind_grpc, bind_sockets, list_api_hosts
@@ -49,7 +50,7 @@ from otelbill_collector.receive.admission import Admission, ReceiveLimits
 from otelbill_collector.receive.grpc import OtlpGrpc, build_server
 from otelbill_collector.receive.http import OtlpHttp
 from otelbill_collector.rules import RuleSet, claim_keys
-from otelbill_collector.web.api import ApiHandlers, BadQuery, build_api
+from otelbill_collector.web.api import ApiHandlers, build_api
 
 _log = logging.getLogger("otelbill")
 
@@ -335,43 +336,6 @@ class Sidecar:
             not_found=(NothingFound, UnknownEvent),
             refused=(NoStripe, StripeProblem, NotHeld),
         )
-
-
-def build_operate(operations: Operations) -> dict[str, Callable[[dict[str, Any]], Any]]:
-    """Operator commands by name, each taking a JSON object. Raises BadQuery for a missing argument."""
-
-    def assign(arguments: dict[str, Any]) -> Any:
-        return operations.assign_customer(
-            **_require_texts(arguments, ("event_id", "customer_id", "operator", "reason"))
-        )
-
-    def resolve(arguments: dict[str, Any]) -> Any:
-        texts = _require_texts(arguments, ("event_id", "operator", "reason"))
-        quantities = arguments.get("quantities")
-        if not isinstance(quantities, dict):
-            raise BadQuery("quantities: give an object of token units and integers")
-        try:
-            return operations.resolve_usage(**texts, quantities=quantities)
-        except InvalidResolution as error:
-            raise BadQuery(str(error)) from error
-
-    return {
-        "assign-customer": assign,
-        "resolve-usage": resolve,
-        "replay-dead-letters": lambda arguments: operations.replay_dead_letters(arguments.get("letter_ids") or ()),
-        "stripe-flush": lambda _: operations.flush_stripe(),
-        "stripe-plan": lambda _: operations.plan_stripe(),
-        "stripe-apply": lambda _: operations.apply_stripe(),
-        "stripe-reissue": lambda arguments: operations.reissue_intent(str(arguments.get("identifier"))),
-        "reconcile": lambda arguments: operations.reconcile_stripe(since_nanos=arguments.get("since_nanos")),
-    }
-
-
-def _require_texts(arguments: dict[str, Any], names: Sequence[str]) -> dict[str, str]:
-    for name in names:
-        if not isinstance(arguments.get(name), str) or not arguments[name].strip():
-            raise BadQuery(f"{name}: give a non-empty text")
-    return {name: arguments[name] for name in names}
 
 
 def find_sidecar(data_dir: Path) -> str | None:

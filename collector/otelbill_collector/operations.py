@@ -5,6 +5,7 @@ The same object serves the command line (on a ledger that no sidecar holds) and 
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ from otelbill_collector.export.stripe.settings import StripeSettings
 from otelbill_collector.jobs import fold_until_done
 from otelbill_collector.ledger.booking import Outcome
 from otelbill_collector.ledger.books import Books
+from otelbill_collector.ledger.corrections import Correction, Wish, list_corrections
 from otelbill_collector.ledger.deadletters import list_dead_letters, mark_replayed
-from otelbill_collector.ledger.instructions import Instruction
 from otelbill_collector.ledger.meters import Metering, fold_meters
 from otelbill_collector.ledger.outbox_views import status
 from otelbill_collector.ledger.resolutions import Resolution
@@ -88,12 +89,22 @@ class Operations:
         self.fold()
         return priced
 
-    def assign_customer(self, *, event_id: str, customer_id: str, operator: str, reason: str) -> Json:
-        """Book an event to a customer. Raises UnknownEvent."""
-        given = Instruction(event_id, customer_id, operator, reason, self._clock())
-        booking = self.books.assign_customer(given)
+    def adjust(self, wish: Wish) -> Json:
+        """Correct events as an operator wants. Raises UnknownEvent, InvalidCorrection; then nothing is written."""
+        booking = self.books.correct(wish)
         self.fold()
-        return {"booked": [render_record(record) for record in booking.records]}
+        return {"batch": wish.derive_batch(), "booked": [render_record(record) for record in booking.records]}
+
+    def take_back(self, *, batch: str, operator: str, reason: str) -> Json:
+        """Take back a batch of corrections. Raises InvalidCorrection."""
+        booking = self.books.take_back(batch, operator=operator, reason=reason, now_nanos=self._clock())
+        self.fold()
+        return {"batch": batch, "booked": [render_record(record) for record in booking.records]}
+
+    @property
+    def clock(self) -> Callable[[], int]:
+        """Nanoseconds UTC."""
+        return self._clock
 
     def resolve_usage(self, *, event_id: str, quantities: Mapping[str, int], operator: str, reason: str) -> Json:
         """Give a held event its usage by hand. Raises UnknownEvent, NotHeld, InvalidResolution."""
@@ -152,6 +163,25 @@ class Operations:
         if self._desk is None:
             raise NoStripe
         return self._desk
+
+
+def render_corrections(connection: sqlite3.Connection) -> list[Json]:
+    """What operators corrected, oldest first."""
+    return [render_correction(item) for item in list_corrections(connection)]
+
+
+def render_correction(correction: Correction) -> Json:
+    """One correction; `value` is None where it takes back what nothing preceded."""
+    return {
+        "batch": correction.batch,
+        "event_id": correction.event_id,
+        "aspect": correction.aspect.value,
+        "value": None if correction.value is None else json.loads(correction.value),
+        "operator": correction.operator,
+        "reason": correction.reason,
+        "given_at": format_instant(correction.given_nanos),
+        "reverses": correction.reverses,
+    }
 
 
 def render_status(connection: sqlite3.Connection) -> Json:

@@ -28,9 +28,10 @@ ALLOWED = {
     "offline": {"domain", "decode", "ledger", "rules", "explanation"},
     "dialect_guide": {"decode"},
     "doctor": {"domain", "decode", "offline", "dialect_guide"},
+    "commands": {"domain", "ledger", "operations", "web"},
     "operations": {"domain", "ledger", "export", "jobs", "pipeline", "explanation"},
 }
-LEDGER_WRITERS = {"books", "booking", "instructions", "resolutions", "sqlite", "journal"}
+LEDGER_WRITERS = {"books", "booking", "corrections", "resolutions", "sqlite", "journal"}
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 420
 

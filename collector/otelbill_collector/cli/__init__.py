@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from otelbill_collector.cli import collect, demo, dialects, integrity, offline, operate, report, stripe
+from otelbill_collector.cli import collect, corrections, demo, dialects, integrity, offline, operate, report, stripe
 from otelbill_collector.config import ConfigError, render_problems
 
 _COMMANDS = (
@@ -21,8 +21,10 @@ _COMMANDS = (
     report.explain,
     report.show_held,
     report.show_suspense,
-    operate.adjust,
+    corrections.adjust,
     operate.resolve,
+    corrections.take_back,
+    corrections.corrections,
     operate.dead_letters,
     operate.reconcile,
     stripe.stripe,

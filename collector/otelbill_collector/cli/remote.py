@@ -16,7 +16,8 @@ _WITHOUT_LEDGER = frozenset({"stripe-plan", "stripe-apply"})  # an account may b
 
 def operate_ledger(config: Config, name: str, arguments: dict[str, Any]) -> Any:
     """Run an operation by name; the answer is its JSON value. Raises ClickException with the reason."""
-    from otelbill_collector.app import build_operate, find_sidecar, open_operations
+    from otelbill_collector.app import find_sidecar, open_operations
+    from otelbill_collector.commands import build_operate
     from otelbill_collector.export.stripe.client import StripePackageMissing
     from otelbill_collector.export.stripe.ports import StripeProblem
     from otelbill_collector.ledger.books import UnknownEvent
