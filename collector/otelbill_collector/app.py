@@ -22,6 +22,7 @@ from otelbill_collector.commands import build_operate
 from otelbill_collector.config import Config
 from otelbill_collector.decode.select import select_span
 from otelbill_collector.domain.instants import NANOS
+from otelbill_collector.domain.provider_prices import PriceBook
 from otelbill_collector.domain.rating import Rater
 from otelbill_collector.domain.records import Receipt
 from otelbill_collector.explanation import NothingFound, explain_identifier, render_letter, render_record
@@ -67,12 +68,15 @@ def read_clock() -> int:
     return time.time_ns()
 
 
+def build_rater(config: Config) -> Rater:
+    """Rating under a configuration."""
+    return Rater(config.rate_card, PriceBook(overrides=config.provider_prices), config.list_members())
+
+
 def build_rules(config: Config) -> RuleSet:
     """Claims and rating under a configuration."""
     claims = config.claims
-    return RuleSet(
-        Rater(config.rate_card), grace_seconds=claims.grace_seconds, accept_estimates=claims.accept_estimates
-    )
+    return RuleSet(build_rater(config), grace_seconds=claims.grace_seconds, accept_estimates=claims.accept_estimates)
 
 
 def build_stages(config: Config, store: SqliteStore) -> Stages:

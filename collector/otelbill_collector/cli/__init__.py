@@ -7,7 +7,18 @@ import sys
 
 import click
 
-from otelbill_collector.cli import collect, corrections, demo, dialects, integrity, offline, operate, report, stripe
+from otelbill_collector.cli import (
+    collect,
+    corrections,
+    demo,
+    dialects,
+    integrity,
+    offline,
+    operate,
+    prices,
+    report,
+    stripe,
+)
 from otelbill_collector.config import ConfigError, render_problems
 
 _COMMANDS = (
@@ -15,6 +26,7 @@ _COMMANDS = (
     collect.run_collector,
     collect.check_config,
     offline.rate_files,
+    prices.prices,
     dialects.show_dialects,
     dialects.examine_files,
     report.show_usage,

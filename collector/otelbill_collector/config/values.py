@@ -12,7 +12,9 @@ from typing import Literal
 
 from otelbill_collector.domain.instants import DAY_NANOS, MINUTE_NANOS
 from otelbill_collector.domain.periods import BillingCalendar
+from otelbill_collector.domain.price_overrides import ProviderPrice
 from otelbill_collector.domain.ratecard import AT_COST, RateCard
+from otelbill_collector.domain.selectors import Membership
 
 CostNames = Literal["otelbill", "gen_ai", "openinference", "langfuse"]
 StripeMode = Literal["money", "units"]
@@ -92,6 +94,8 @@ class Customer:
     """What is known of a customer outside telemetry."""
 
     stripe: str | None = None
+    group: str | None = None
+    contract: str | None = None
     time_zone: str | None = None
     anchor_day: int | None = None
 
@@ -121,9 +125,15 @@ class Config:
     customers: Mapping[str, Customer] = field(default_factory=dict)
     billing: Billing = field(default_factory=Billing)
     rate_card: RateCard = AT_COST
+    provider_prices: tuple[ProviderPrice, ...] = ()
     source: Path | None = None
 
     def find_calendar(self, customer_id: str) -> BillingCalendar:
         """The billing calendar of a customer: its own settings, and the defaults where it has none."""
         own = self.customers.get(customer_id) or Customer()
         return BillingCalendar(own.time_zone or self.billing.time_zone, own.anchor_day or self.billing.anchor_day)
+
+    def list_members(self) -> dict[str, Membership]:
+        """Group and contract of each customer that has one."""
+        members = {name: Membership(item.group, item.contract) for name, item in self.customers.items()}
+        return {name: member for name, member in members.items() if member != Membership()}

@@ -104,10 +104,15 @@ def list_customers(connection: sqlite3.Connection, *, from_nanos: int, to_nanos:
     return sorted(name for name in found if name is not None)
 
 
-def list_blockers(connection: sqlite3.Connection, customer_id: str, *, from_nanos: int, to_nanos: int) -> list[Blocker]:
-    """Bookings in force of [from, to) that are unpriced or held for the customer, or in suspense for anyone."""
+def list_blockers(
+    connection: sqlite3.Connection, customer_id: str, *, from_nanos: int, to_nanos: int, after: int = 0
+) -> list[Blocker]:
+    """Bookings in force of [from, to) that are unpriced or held for the customer, or in suspense for anyone.
+
+    `after` is a segment up to which there were none.
+    """
     in_force: dict[str, Row] = {}
-    tables = list_tables(connection, 0, ended_from=from_nanos, ended_to=to_nanos, columns=_BLOCKING_COLUMNS)
+    tables = list_tables(connection, after, ended_from=from_nanos, ended_to=to_nanos, columns=_BLOCKING_COLUMNS)
     for _, table in tables:
         own = pc.and_kleene(
             pc.equal(table["customer_id"], customer_id),
