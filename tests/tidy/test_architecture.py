@@ -28,10 +28,12 @@ ALLOWED = {
     "offline": {"domain", "decode", "ledger", "rules", "explanation"},
     "dialect_guide": {"decode"},
     "doctor": {"domain", "decode", "offline", "dialect_guide"},
-    "commands": {"domain", "ledger", "operations", "web"},
-    "operations": {"domain", "ledger", "export", "jobs", "pipeline", "explanation"},
+    "commands": {"billing", "domain", "ledger", "operations", "web"},
+    "invoicing": {"domain", "ledger"},
+    "billing": {"config", "domain", "ledger", "invoicing"},
+    "operations": {"billing", "domain", "ledger", "export", "jobs", "pipeline", "explanation"},
 }
-LEDGER_WRITERS = {"books", "booking", "corrections", "resolutions", "sqlite", "journal"}
+LEDGER_WRITERS = {"books", "booking", "corrections", "resolutions", "sqlite", "journal", "periods"}
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 420
 
