@@ -43,6 +43,7 @@ _COMMANDS = (
     invoices.close,
     invoices.show_invoice,
     invoices.invoices,
+    invoices.export,
     stripe.stripe,
     integrity.verify,
     integrity.replay,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -31,6 +32,8 @@ class Due(NamedTuple):
 
 
 _CHAIN_START = bytes(32)
+_DECODERS = 2
+_DECODE_BATCH = 64  # segments held at once while reading by columns
 
 
 def append_segment(connection: sqlite3.Connection, placed: Sequence[Placed], booked_nanos: int) -> int:
@@ -89,8 +92,15 @@ def list_tables(
         clauses.append("ended_min < ?")
         values.append(ended_to)
     query = f"SELECT segment_id, body FROM segment WHERE {' AND '.join(clauses)} ORDER BY segment_id"
-    for segment_id, body in connection.execute(query, values):
-        yield segment_id, decode_table(body, columns)
+    rows = connection.execute(query, values)
+    if columns is None:
+        for segment_id, body in rows:
+            yield segment_id, decode_table(body)
+        return
+    with ThreadPoolExecutor(_DECODERS, "otelbill-decode") as pool:  # Arrow decompresses without the interpreter's lock
+        while batch := rows.fetchmany(_DECODE_BATCH):
+            tables = pool.map(lambda row: decode_table(row[1], columns), batch)
+            yield from zip((segment_id for segment_id, _ in batch), tables, strict=True)
 
 
 def save_price_versions(connection: sqlite3.Connection, bodies: Mapping[str, str]) -> None:
