@@ -44,7 +44,7 @@ from otelbill_collector.ledger.resolutions import NotHeld
 from otelbill_collector.ledger.rollups import count_events, load_usage
 from otelbill_collector.ledger.sqlite import LedgerUnavailable, SqliteStore
 from otelbill_collector.listeners import CannotStart, QuietServer, bind_grpc, bind_sockets, list_api_hosts
-from otelbill_collector.operations import NoStripe, Operations, StripeDesk, render_status
+from otelbill_collector.operations import NoStripe, Operations, OtherPrices, StripeDesk, render_status
 from otelbill_collector.pipeline import Carried, Limits, Request, Stages, carry_batch
 from otelbill_collector.receive.admission import Admission, ReceiveLimits
 from otelbill_collector.receive.grpc import OtlpGrpc, build_server
@@ -67,12 +67,15 @@ def read_clock() -> int:
     return time.time_ns()
 
 
+def build_rater(config: Config) -> Rater:
+    """Prices under a configuration."""
+    return Rater(config.rate_card)
+
+
 def build_rules(config: Config) -> RuleSet:
     """Claims and rating under a configuration."""
     claims = config.claims
-    return RuleSet(
-        Rater(config.rate_card), grace_seconds=claims.grace_seconds, accept_estimates=claims.accept_estimates
-    )
+    return RuleSet(build_rater(config), grace_seconds=claims.grace_seconds, accept_estimates=claims.accept_estimates)
 
 
 def build_stages(config: Config, store: SqliteStore) -> Stages:
@@ -124,7 +127,7 @@ def open_operations(config: Config) -> Iterator[Operations]:
     try:
         desk = build_desk(config, store)
         try:
-            yield Operations(build_stages(config, store), desk, read_clock)
+            yield Operations(build_stages(config, store), desk, read_clock, build_rater(config))
         finally:
             if desk is not None:
                 desk.exporter.close()
@@ -173,7 +176,7 @@ class Sidecar:
         except StripePackageMissing as error:
             raise CannotStart([str(error)]) from error
         self._desk = desk
-        self._operations = Operations(self._stages, desk, self._clock)
+        self._operations = Operations(self._stages, desk, self._clock, build_rater(config))
         self._metrics = SidecarMetrics(self._load_levels)
         limits = config.limits
         self._admission = Admission(
@@ -334,7 +337,7 @@ class Sidecar:
             stripe_status=lambda: read(render_status),
             operate=build_operate(operations),
             not_found=(NothingFound, UnknownEvent),
-            refused=(NoStripe, StripeProblem, NotHeld),
+            refused=(NoStripe, OtherPrices, StripeProblem, NotHeld),
         )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from otelbill_collector.domain.instants import format_instant
 from otelbill_collector.domain.intents import OutboxStatus
+from otelbill_collector.domain.rating import Rater
 from otelbill_collector.domain.records import DeadLetter
 from otelbill_collector.explanation import render_record
 from otelbill_collector.export.stripe.catalog import Plan, apply_catalog, plan_catalog
@@ -28,9 +29,11 @@ from otelbill_collector.ledger.corrections import Correction, Wish, list_correct
 from otelbill_collector.ledger.deadletters import list_dead_letters, mark_replayed
 from otelbill_collector.ledger.meters import Metering, fold_meters
 from otelbill_collector.ledger.outbox_views import status
+from otelbill_collector.ledger.repricing import Scope
 from otelbill_collector.ledger.resolutions import Resolution
 from otelbill_collector.ledger.rollups import count_events, fold_rollups
 from otelbill_collector.pipeline import Request, Stages, carry_batch
+from otelbill_collector.simulation import identify_prices
 
 Json = dict[str, Any]  # answers are printed or sent as JSON
 _REPLAY_MAX = 10_000
@@ -41,6 +44,13 @@ class NoStripe(RuntimeError):
 
     def __init__(self) -> None:
         super().__init__("no Stripe account is configured; add a `stripe` section with api_key to otelbill.yaml")
+
+
+class OtherPrices(RuntimeError):
+    """The collector that holds the ledger was started with another rate card than the operator's."""
+
+    def __init__(self) -> None:
+        super().__init__("the running collector has another rate card; restart it with this configuration, then rerate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +67,13 @@ class StripeDesk:
 class Operations:
     """Operator commands on open books. `clock` gives nanoseconds UTC."""
 
-    def __init__(self, stages: Stages, desk: StripeDesk | None, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, stages: Stages, desk: StripeDesk | None, clock: Callable[[], int], rater: Rater | None = None
+    ) -> None:
         self._stages = stages
         self._desk = desk
         self._clock = clock
+        self._rater = rater or Rater()
 
     @property
     def books(self) -> Books:
@@ -100,6 +113,16 @@ class Operations:
         booking = self.books.take_back(batch, operator=operator, reason=reason, now_nanos=self._clock())
         self.fold()
         return {"batch": batch, "booked": [render_record(record) for record in booking.records]}
+
+    def rerate(self, scope: Scope, *, prices: str, operator: str, reason: str) -> Json:
+        """Rate a scope again by today's rate card. `prices` is what the operator saw: other prices are refused."""
+        if prices != identify_prices(self._rater):
+            raise OtherPrices
+        changed = self.books.rerate(
+            self._rater, scope, operator=operator, reason=reason, now_nanos=self._clock(), progress=_report_nothing
+        )
+        self.fold()
+        return {"changed": changed}
 
     @property
     def clock(self) -> Callable[[], int]:
@@ -163,6 +186,10 @@ class Operations:
         if self._desk is None:
             raise NoStripe
         return self._desk
+
+
+def _report_nothing(done: int, total: int) -> None:
+    """For callers that cannot be shown progress."""
 
 
 def render_corrections(connection: sqlite3.Connection) -> list[Json]:

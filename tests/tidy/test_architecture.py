@@ -29,7 +29,8 @@ ALLOWED = {
     "dialect_guide": {"decode"},
     "doctor": {"domain", "decode", "offline", "dialect_guide"},
     "commands": {"domain", "ledger", "operations", "web"},
-    "operations": {"domain", "ledger", "export", "jobs", "pipeline", "explanation"},
+    "operations": {"domain", "ledger", "export", "jobs", "pipeline", "explanation", "simulation"},
+    "simulation": {"domain", "ledger"},
 }
 LEDGER_WRITERS = {"books", "booking", "corrections", "resolutions", "sqlite", "journal"}
 FUNCTION_LINES_MAX = 60

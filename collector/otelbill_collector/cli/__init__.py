@@ -7,7 +7,18 @@ import sys
 
 import click
 
-from otelbill_collector.cli import collect, corrections, demo, dialects, integrity, offline, operate, report, stripe
+from otelbill_collector.cli import (
+    collect,
+    corrections,
+    demo,
+    dialects,
+    integrity,
+    offline,
+    operate,
+    report,
+    repricing,
+    stripe,
+)
 from otelbill_collector.config import ConfigError, render_problems
 
 _COMMANDS = (
@@ -25,6 +36,9 @@ _COMMANDS = (
     operate.resolve,
     corrections.take_back,
     corrections.corrections,
+    repricing.rerate,
+    repricing.run_simulation,
+    repricing.forecast,
     operate.dead_letters,
     operate.reconcile,
     stripe.stripe,

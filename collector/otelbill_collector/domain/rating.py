@@ -124,6 +124,15 @@ class Rater:
                 covered[rate.entry] = _add(covered.get(rate.entry, 0), quantity)
         return list(covered.items())
 
+    def find_route(self, names: EventNames) -> Timeline[Levels]:
+        """All tariffs for events of these names, by time and size of request."""
+        names = self.complete_names(names)
+        return self._routes.get(names) or self._add_route(names)
+
+    def rate_sums(self, tariff: Tariff, quantities: Quantities) -> Rated:
+        """Amounts of several events together that meet one tariff and have the same units: charges add up."""
+        return _rate_quantities(tariff, quantities, self.card.currency)
+
     def _add_route(self, names: EventNames) -> Timeline[Levels]:
         if len(self._routes) >= _ROUTES_MAX:
             self._routes.clear()

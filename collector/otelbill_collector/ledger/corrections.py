@@ -206,3 +206,9 @@ def list_corrections(connection: sqlite3.Connection, *, batch: str | None = None
     clause, values = ("", ()) if batch is None else ("WHERE batch = ?", (batch,))
     rows = connection.execute(f"SELECT {_COLUMNS} FROM correction {clause} ORDER BY correction_id", values)
     return [Correction(event, Aspect(aspect), *rest) for event, aspect, *rest in rows]
+
+
+def list_standing(connection: sqlite3.Connection) -> list[tuple[str, Standing]]:
+    """What stands, by event, for those that were ever corrected."""
+    book = CorrectionBook(corrections := list_corrections(connection))
+    return [(event_id, book.find(event_id)) for event_id in dict.fromkeys(item.event_id for item in corrections)]
