@@ -20,7 +20,8 @@ ALLOWED = {
     "testing": {"domain", "testing"},
     "config": {"domain", "decode", "config"},  # decode: names of dialects are checked
     "pipeline": {"domain", "decode", "ledger"},
-    "ingest": {"domain", "pipeline"},
+    "isolation": {"domain", "decode", "pipeline"},
+    "ingest": {"domain", "pipeline", "isolation"},
     "listeners": {"config"},
     "rules": {"domain", "decode"},
     "jobs": set(),
@@ -28,7 +29,7 @@ ALLOWED = {
     "offline": {"domain", "decode", "ledger", "rules", "explanation"},
     "dialect_guide": {"decode"},
     "doctor": {"domain", "decode", "offline", "dialect_guide"},
-    "operations": {"domain", "ledger", "export", "jobs", "pipeline", "explanation"},
+    "operations": {"domain", "ledger", "export", "jobs", "pipeline", "explanation", "isolation"},
 }
 LEDGER_WRITERS = {"books", "booking", "instructions", "resolutions", "sqlite", "journal"}
 FUNCTION_LINES_MAX = 60
