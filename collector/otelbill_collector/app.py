@@ -23,7 +23,7 @@ from otelbill_collector.config import Config
 from otelbill_collector.decode.select import select_span
 from otelbill_collector.domain.instants import NANOS
 from otelbill_collector.domain.rating import Rater
-from otelbill_collector.domain.records import Receipt
+from otelbill_collector.domain.records import DeadLetter, Receipt
 from otelbill_collector.explanation import NothingFound, explain_identifier, render_letter, render_record
 from otelbill_collector.export.metrics import Levels, SidecarMetrics
 from otelbill_collector.export.otlp import ForwardSettings, OtlpForwarder
@@ -34,6 +34,7 @@ from otelbill_collector.export.stripe.ports import StripeProblem
 from otelbill_collector.export.stripe.reconcile import StripeReconciler
 from otelbill_collector.export.stripe.settings import MeteringMode, StripeSettings
 from otelbill_collector.ingest import GroupCommitter
+from otelbill_collector.isolation import Isolator
 from otelbill_collector.jobs import Housekeeper, Job
 from otelbill_collector.ledger.books import Books, UnknownEvent
 from otelbill_collector.ledger.deadletters import count_dead_letters, list_dead_letters
@@ -186,6 +187,7 @@ class Sidecar:
         self._committer = GroupCommitter(
             self._carry,
             observe=self._observe,
+            isolate=Isolator(self._carry, self._keep_letters).isolate,
             batch_bytes_max=_BATCH_BYTES_MAX,
             linger_seconds=limits.commit_linger_ms / 1_000,
         )
@@ -285,6 +287,9 @@ class Sidecar:
     def _carry(self, requests: Sequence[Request]) -> Carried:
         with self._metrics.commit_seconds.time():
             return carry_batch(requests, self._stages, self._clock())
+
+    def _keep_letters(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
+        return self._stages.books.post((), letters, self._clock()).kept
 
     def _observe(self, requests: Sequence[Request], carried: Carried) -> None:
         self._metrics.count_answers(carried.answers)

@@ -20,7 +20,8 @@ ALLOWED = {
     "testing": {"domain", "testing"},
     "config": {"domain", "decode", "config"},  # decode: names of dialects are checked
     "pipeline": {"domain", "decode", "ledger"},
-    "ingest": {"domain", "pipeline"},
+    "isolation": {"domain", "decode", "pipeline"},
+    "ingest": {"domain", "pipeline", "isolation"},
     "listeners": {"config"},
     "rules": {"domain", "decode"},
     "jobs": set(),
@@ -29,7 +30,7 @@ ALLOWED = {
     "dialect_guide": {"decode"},
     "doctor": {"domain", "decode", "offline", "dialect_guide"},
     "commands": {"domain", "ledger", "operations", "web"},
-    "operations": {"domain", "ledger", "export", "jobs", "pipeline", "explanation", "simulation"},
+    "operations": {"domain", "ledger", "export", "jobs", "pipeline", "explanation", "isolation", "simulation"},
     "simulation": {"domain", "ledger"},
 }
 LEDGER_WRITERS = {"books", "booking", "corrections", "resolutions", "sqlite", "journal"}
