@@ -22,6 +22,7 @@ from otelbill_collector.commands import build_operate
 from otelbill_collector.config import Config
 from otelbill_collector.decode.select import select_span
 from otelbill_collector.domain.instants import NANOS
+from otelbill_collector.domain.provider_prices import PriceBook
 from otelbill_collector.domain.rating import Rater
 from otelbill_collector.domain.records import DeadLetter, Receipt
 from otelbill_collector.explanation import NothingFound, explain_identifier, render_letter, render_record
@@ -69,8 +70,8 @@ def read_clock() -> int:
 
 
 def build_rater(config: Config) -> Rater:
-    """Prices under a configuration."""
-    return Rater(config.rate_card)
+    """Rating under a configuration."""
+    return Rater(config.rate_card, PriceBook(overrides=config.provider_prices), config.list_members())
 
 
 def build_rules(config: Config) -> RuleSet:
