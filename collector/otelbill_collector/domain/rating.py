@@ -15,10 +15,11 @@ from otelbill_collector.domain.money import EXACT, InexactAmount, multiply_exact
 from otelbill_collector.domain.prices import PriceVersion, Timeline
 from otelbill_collector.domain.provider_prices import PriceBook
 from otelbill_collector.domain.ratecard import AT_COST, EventNames, RateCard
-from otelbill_collector.domain.tariffs import PARENTS, Levels, Tariff, UnitRate, create_route
+from otelbill_collector.domain.tariffs import PARENTS, PLANS_MAX, Levels, Plan, Tariff, UnitRate, create_route
 from otelbill_collector.domain.usage import Quantities, Quantity, RatingState
 
 _ROUTES_MAX = 16_384  # combinations of names; they come from outside
+_FREE = (-1, -1)  # no price: a unit without a line of its own
 _new_tuple = tuple.__new__  # makes a named tuple without its constructor's argument handling
 
 
@@ -94,11 +95,67 @@ class Rater:
         tariff = levels.find_tariff(quantities) if levels.thresholds else levels.tariffs[0]
         return _rate_quantities(tariff, quantities, self.card.currency)
 
+    def sum_plain(
+        self,
+        quantities: Quantities,
+        at_nanos: int,
+        names: tuple[str | None, str | None, str | None, str | None],
+        customer_id: str | None,
+        step: str | None,
+    ) -> tuple[int, int, PriceVersion] | None:
+        """(cost, charge, version) of a rated event without its lines; None where `rate` must look closer.
+
+        `names` are provider, model, request model and service tier.
+        """
+        customer = customer_id if customer_id in self._customers else None
+        key = (*names, customer, step if step in self._steps else None)
+        route = self._routes.get(key) or self._add_route(EventNames(*key))
+        levels = route.find_value(at_nanos)
+        tariff = levels.find_tariff(quantities) if levels.thresholds else levels.tariffs[0]
+        used = tuple(quantities)
+        plans = tariff.plans
+        plan = plans[used] if used in plans else _add_plan(tariff, used, self.card.currency)
+        if plan is None:
+            return None
+        cost = charge = 0
+        for quantity, prices in zip(quantities.values(), plan.prices, strict=True):
+            if quantity.__class__ is not int or quantity <= 0:
+                return None
+            cost += quantity * prices[0]
+            charge += quantity * prices[1]
+        return cost, charge, plan.version
+
     def _add_route(self, names: EventNames) -> Timeline[Levels]:
         if len(self._routes) >= _ROUTES_MAX:
             self._routes.clear()
         route = self._routes[names] = create_route(self.card, self.book, names)
         return route
+
+
+def _add_plan(tariff: Tariff, names: tuple[str, ...], currency: str) -> Plan | None:
+    """The plan for these units, if each is priced or free and no separately priced subset is among them."""
+    parts = [_plan_part(tariff, unit) for unit in names]
+    priced = tuple([unit for unit, part in zip(names, parts, strict=True) if part not in (None, _FREE)])
+    plan = None
+    if priced and None not in parts and not set(tariff.splits).intersection(names):
+        version = tariff.find_version(priced, currency)
+        plan = None if version is None else Plan(tuple([part if part is not None and part != _FREE else (0, 0) for part in parts]), version)
+    if len(tariff.plans) >= PLANS_MAX:
+        tariff.plans.clear()
+    tariff.plans[names] = plan
+    return plan
+
+
+def _plan_part(tariff: Tariff, unit: str) -> tuple[int, int] | None:
+    """(cost, charge) of one; `_FREE` where it has no line: a subset goes with its parent, a request may have no price."""
+    rate = tariff.find_rate(unit)
+    if rate is None:
+        return _FREE
+    if rate.charge_attos is None and rate.cost_attos is None and unit == units.REQUESTS:
+        return _FREE
+    if rate.charge_attos is None or rate.cost_attos is None:
+        return None
+    return rate.cost_attos, rate.charge_attos
 
 
 def _rate_quantities(tariff: Tariff, quantities: Quantities, currency: str) -> Rated:

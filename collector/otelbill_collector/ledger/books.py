@@ -14,6 +14,7 @@ from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import DeadLetter, UsageRecord
 from otelbill_collector.domain.usage import Candidate
 from otelbill_collector.ledger.booking import (
+    Alone,
     Booking,
     Decide,
     KeysOf,
@@ -65,6 +66,7 @@ class Books:
         claim_keys: KeysOf,
         decide: Decide,
         rate: Rate,
+        alone: Alone | None = None,
         limits: GroupLimits = _DEFAULT_LIMITS,
     ) -> None:
         self.store = store
@@ -75,7 +77,7 @@ class Books:
         store.transact(self._index.remember)
         self._instructions = {item.event_id: item for item in store.transact(list_instructions)}
         self._resolutions = {item.event_id: item for item in store.transact(list_resolutions)}
-        self._rules = Rules(claim_keys, decide, rate, self._instructions, self._resolutions)
+        self._rules = Rules(claim_keys, decide, rate, self._instructions, self._resolutions, alone)
 
     @property
     def group_keys(self) -> int:
