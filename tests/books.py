@@ -40,9 +40,7 @@ class TestBooks:
         self.store = SqliteStore(self.folder)
         rules = build_rules(self._config)
         alone = Alone(rules.stands_alone, rules.rate_alone)
-        self.books = Books(
-            self.store, claim_keys=claim_keys, decide=rules.decide, rate=rules.rate, alone=alone
-        )
+        self.books = Books(self.store, claim_keys=claim_keys, decide=rules.decide, rate=rules.rate, alone=alone)
         self.stages = Stages(select_span, self.books, self._limits)
 
     def carry(self, bodies: Sequence[bytes], now: int = NOW) -> tuple[Answer, ...]:

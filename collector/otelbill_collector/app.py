@@ -287,7 +287,7 @@ class Sidecar:
     def _observe(self, requests: Sequence[Request], carried: Carried) -> None:
         self._metrics.count_answers(carried.answers)
         if carried.posted is not None:
-            self._metrics.count_records(carried.posted.booking.records)
+            self._metrics.count_booking(carried.posted.booking)
         if self._forwarder is not None:
             for request, answer, members in zip(requests, carried.answers, carried.list_members(), strict=True):
                 if not isinstance(answer, Receipt):

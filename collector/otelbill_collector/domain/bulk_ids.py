@@ -1,4 +1,4 @@
-"""The identifiers of `ids` for many spans at once: the same values, with what is common encoded once. Owns no formula."""
+"""The identifiers of `ids` for many spans at once: the same values, what is common encoded once. Owns no formula."""
 
 from __future__ import annotations
 

@@ -139,7 +139,8 @@ def _add_plan(tariff: Tariff, names: tuple[str, ...], currency: str) -> Plan | N
     plan = None
     if priced and None not in parts and not set(tariff.splits).intersection(names):
         version = tariff.find_version(priced, currency)
-        plan = None if version is None else Plan(tuple([part if part is not None and part != _FREE else (0, 0) for part in parts]), version)
+        prices = tuple([part if part is not None and part != _FREE else (0, 0) for part in parts])
+        plan = None if version is None else Plan(prices, version)
     if len(tariff.plans) >= PLANS_MAX:
         tariff.plans.clear()
     tariff.plans[names] = plan
@@ -147,7 +148,7 @@ def _add_plan(tariff: Tariff, names: tuple[str, ...], currency: str) -> Plan | N
 
 
 def _plan_part(tariff: Tariff, unit: str) -> tuple[int, int] | None:
-    """(cost, charge) of one; `_FREE` where it has no line: a subset goes with its parent, a request may have no price."""
+    """(cost, charge) of one; `_FREE` without a line: a subset goes with its parent, a request may have no price."""
     rate = tariff.find_rate(unit)
     if rate is None:
         return _FREE

@@ -39,6 +39,7 @@ _OWN = {
 }
 _RATED = ("rating", "price_version", "cost", "charge", "currency")
 _HEX_CHARACTERS = 32
+_WHOLE = frozenset({int})
 
 
 def encode_singles(singles: Singles) -> pa.RecordBatch:
@@ -55,8 +56,8 @@ def encode_singles(singles: Singles) -> pa.RecordBatch:
         "winner_span_id": _repeat(b"", count, "winner_span_id"),
     }
     values = zip(*map(_read_candidate, singles.candidates), strict=True)
-    columns |= {name: pa.array(column, type=SCHEMA.field(name).type) for (name, _), column in zip(_PARTS, values,
-                                                                                                strict=True)}  # fmt: skip
+    for (name, _), column in zip(_PARTS, values, strict=True):
+        columns[name] = pa.array(column, type=SCHEMA.field(name).type)
     columns |= {name: columns[own] for name, own in _OWN.items()}
     columns |= _encode_quantities([candidate.quantities for candidate in singles.candidates])
     for name, column in zip(_RATED, zip(*singles.amounts, strict=True), strict=True):
@@ -101,8 +102,7 @@ def _render_all(quantities: Sequence[Quantities]) -> list[str]:
             forms[units] = _build_form(units)
         form, order = forms[units]
         values = tuple([item[unit] for unit in order])
-        plain = all([value.__class__ is int for value in values])
-        texts.append(form % values if plain else render_quantities(item))
+        texts.append(form % values if _WHOLE.issuperset(map(type, values)) else render_quantities(item))
     return texts
 
 
@@ -122,6 +122,6 @@ def _encode_attos(attos: Sequence[int | None]) -> pa.Array:
     words = np.zeros((len(attos), 2), dtype="<i8")
     words[:, 0] = low.fill_null(0).to_numpy()
     words[:, 1] = words[:, 0] >> 63  # the sign
-    return pa.Array.from_buffers(
-        SCHEMA.field("cost").type, len(attos), [low.is_valid().buffers()[1] if low.null_count else None,
-                                                pa.py_buffer(words)], low.null_count)  # fmt: skip
+    known = low.is_valid().buffers()[1] if low.null_count else None
+    buffers = [known, pa.py_buffer(words)]
+    return pa.Array.from_buffers(SCHEMA.field("cost").type, len(attos), buffers, low.null_count)

@@ -163,7 +163,7 @@ class GroupIndex:
         if not members:
             return False
         emitter = member.candidate.emitter
-        return len(members) == 1 or is_twin_key(key) and all(other.candidate.emitter == emitter for other in members)
+        return len(members) == 1 or (is_twin_key(key) and all(other.candidate.emitter == emitter for other in members))
 
     def find_event(self, event_id: str) -> Member | None:
         """A member that is in memory. Every member of a looked-up key is."""

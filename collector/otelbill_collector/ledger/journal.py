@@ -95,9 +95,17 @@ def find_last_segment(connection: sqlite3.Connection) -> int:
 
 
 def list_tables(
-    connection: sqlite3.Connection, after: int, *, ended_from: int | None = None, ended_to: int | None = None
+    connection: sqlite3.Connection,
+    after: int,
+    *,
+    ended_from: int | None = None,
+    ended_to: int | None = None,
+    columns: Sequence[str] | None = None,
 ) -> Iterator[tuple[int, pa.Table]]:
-    """(segment id, columns) of each segment past `after`, in order; optionally only those that touch [from, to)."""
+    """(segment id, columns) of each segment past `after`, in order; optionally only those that touch [from, to).
+
+    With `columns` only these are read.
+    """
     clauses, values = ["segment_id > ?"], [after]
     if ended_from is not None:
         clauses.append("ended_max >= ?")
@@ -107,7 +115,7 @@ def list_tables(
         values.append(ended_to)
     query = f"SELECT segment_id, body FROM segment WHERE {' AND '.join(clauses)} ORDER BY segment_id"
     for segment_id, body in connection.execute(query, values):
-        yield segment_id, decode_table(body)
+        yield segment_id, decode_table(body, columns)
 
 
 def save_price_versions(connection: sqlite3.Connection, bodies: Mapping[str, str]) -> None:

@@ -6,6 +6,7 @@ it says itself. Its record is written straight from the columns; a `Member` is m
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -13,7 +14,8 @@ from itertools import chain
 from otelbill_collector.domain.alone import AmountsRow, build_own_decision
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import Amounts, UsageRecord
-from otelbill_collector.domain.usage import Candidate
+from otelbill_collector.domain.usage import Candidate, RatingState
+from otelbill_collector.ledger.sums import Sums
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
@@ -60,6 +62,21 @@ class Singles:
         """The records as they were written."""
         return map(self._build_record, range(len(self)))
 
+    def sum_rated(self) -> dict[tuple[str | None, ...], Sums]:
+        """Sums of what has a charge, by step, provider, model and currency."""
+        groups: dict[tuple[str | None, ...], Sums] = defaultdict(Sums)
+        for candidate, (state, _, cost, charge, currency) in zip(self.candidates, self.amounts, strict=True):
+            if state is RatingState.RATED:
+                sums = groups[candidate.step, candidate.provider, candidate.model, currency]
+                sums.events += 1
+                sums.cost_attos += cost or 0
+                sums.charge_attos += charge or 0
+                total = sums.quantities
+                for unit, quantity in candidate.quantities.items():
+                    if quantity:
+                        total[unit] = total.get(unit, 0) + quantity
+        return groups
+
     def _build_member(self, row: int) -> Member:
         record = self._build_record(row)
         return Member(
@@ -87,4 +104,3 @@ class Singles:
 
 
 Row = tuple[Singles, int]
-

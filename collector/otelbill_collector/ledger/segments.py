@@ -148,9 +148,13 @@ def encode_amounts(attos: Sequence[int | None]) -> pa.Array:
     return pa.Array.from_buffers(_AMOUNT, len(attos), [known.buffers()[1], pa.py_buffer(body)])
 
 
-def decode_table(body: bytes) -> pa.Table:
-    """The segment's columns."""
-    return pa.ipc.open_stream(body).read_all()
+def decode_table(body: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """The segment's columns, or only those named, which spares inflating the others."""
+    if columns is None:
+        return pa.ipc.open_stream(body).read_all()
+    schema = pa.ipc.open_stream(body).schema
+    options = pa.ipc.IpcReadOptions(included_fields=[schema.get_field_index(name) for name in columns])
+    return pa.ipc.open_stream(body, options=options).read_all()
 
 
 def decode_records(body: bytes) -> list[UsageRecord]:
