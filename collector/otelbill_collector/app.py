@@ -37,6 +37,7 @@ from otelbill_collector.export.stripe.settings import MeteringMode, StripeSettin
 from otelbill_collector.ingest import GroupCommitter
 from otelbill_collector.isolation import Isolator
 from otelbill_collector.jobs import Housekeeper, Job
+from otelbill_collector.ledger.booking import Alone
 from otelbill_collector.ledger.books import Books, UnknownEvent
 from otelbill_collector.ledger.deadletters import count_dead_letters, list_dead_letters
 from otelbill_collector.ledger.groups import GroupLimits
@@ -89,7 +90,8 @@ def build_stages(config: Config, store: SqliteStore) -> Stages:
         future_nanos=config.limits.future_seconds * NANOS,
     )
     memory = GroupLimits(config.limits.group_keys, config.limits.known_keys)
-    books = Books(store, claim_keys=claim_keys, decide=rules.decide, rate=rules.rate, limits=memory)
+    alone = Alone(rules.stands_alone, rules.rate_alone)
+    books = Books(store, claim_keys=claim_keys, decide=rules.decide, rate=rules.rate, alone=alone, limits=memory)
     return Stages(select_span, books, limits)
 
 
@@ -295,9 +297,9 @@ class Sidecar:
     def _observe(self, requests: Sequence[Request], carried: Carried) -> None:
         self._metrics.count_answers(carried.answers)
         if carried.posted is not None:
-            self._metrics.count_records(carried.posted.booking.records)
+            self._metrics.count_booking(carried.posted.booking)
         if self._forwarder is not None:
-            for request, answer, members in zip(requests, carried.answers, carried.members, strict=True):
+            for request, answer, members in zip(requests, carried.answers, carried.list_members(), strict=True):
                 if not isinstance(answer, Receipt):
                     continue  # not taken: its sender will send it in another form, or never
                 booked = {

@@ -16,6 +16,7 @@ from otelbill_collector.domain.rating import Rater
 from otelbill_collector.domain.records import DeadLetter, UsageRecord
 from otelbill_collector.domain.usage import Candidate
 from otelbill_collector.ledger.booking import (
+    Alone,
     Booking,
     Decide,
     KeysOf,
@@ -79,6 +80,7 @@ class Books:
         claim_keys: KeysOf,
         decide: Decide,
         rate: Rate,
+        alone: Alone | None = None,
         limits: GroupLimits = _DEFAULT_LIMITS,
     ) -> None:
         self.store = store
@@ -89,7 +91,7 @@ class Books:
         store.transact(self._index.remember)
         self._corrections = CorrectionBook(store.transact(list_corrections))
         self._resolutions = {item.event_id: item for item in store.transact(list_resolutions)}
-        self._rules = Rules(claim_keys, decide, rate, self._corrections, self._resolutions)
+        self._rules = Rules(claim_keys, decide, rate, self._corrections, self._resolutions, alone)
 
     @property
     def group_keys(self) -> int:

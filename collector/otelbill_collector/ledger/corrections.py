@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, KeysView, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -162,6 +162,11 @@ class CorrectionBook:
         self._standing: dict[str, Standing] = {}
         for correction in corrections:
             self.note(correction)
+
+    @property
+    def event_ids(self) -> KeysView[str]:
+        """Events of which anything was ever said."""
+        return self._stacks.keys()
 
     def find(self, event_id: str) -> Standing:
         """The correction that stands of each aspect of an event."""
