@@ -25,7 +25,7 @@ from otelbill_collector.decode.select import select_span
 from otelbill_collector.domain.instants import NANOS
 from otelbill_collector.domain.provider_prices import PriceBook
 from otelbill_collector.domain.rating import Rater
-from otelbill_collector.domain.records import Receipt
+from otelbill_collector.domain.records import DeadLetter, Receipt
 from otelbill_collector.explanation import NothingFound, explain_identifier, render_letter, render_record
 from otelbill_collector.export.metrics import Levels, SidecarMetrics
 from otelbill_collector.export.otlp import ForwardSettings, OtlpForwarder
@@ -36,7 +36,9 @@ from otelbill_collector.export.stripe.ports import StripeProblem
 from otelbill_collector.export.stripe.reconcile import StripeReconciler
 from otelbill_collector.export.stripe.settings import MeteringMode, StripeSettings
 from otelbill_collector.ingest import GroupCommitter
+from otelbill_collector.isolation import Isolator
 from otelbill_collector.jobs import Housekeeper, Job
+from otelbill_collector.ledger.booking import Alone
 from otelbill_collector.ledger.books import Books, UnknownEvent
 from otelbill_collector.ledger.deadletters import count_dead_letters, list_dead_letters
 from otelbill_collector.ledger.groups import GroupLimits
@@ -46,7 +48,7 @@ from otelbill_collector.ledger.resolutions import NotHeld
 from otelbill_collector.ledger.rollups import count_events, load_usage
 from otelbill_collector.ledger.sqlite import LedgerUnavailable, SqliteStore
 from otelbill_collector.listeners import CannotStart, QuietServer, bind_grpc, bind_sockets, list_api_hosts
-from otelbill_collector.operations import NoStripe, Operations, StripeDesk, render_status
+from otelbill_collector.operations import NoStripe, Operations, OtherPrices, StripeDesk, render_status
 from otelbill_collector.pipeline import Carried, Limits, Request, Stages, carry_batch
 from otelbill_collector.receive.admission import Admission, ReceiveLimits
 from otelbill_collector.receive.grpc import OtlpGrpc, build_server
@@ -89,7 +91,8 @@ def build_stages(config: Config, store: SqliteStore) -> Stages:
         future_nanos=config.limits.future_seconds * NANOS,
     )
     memory = GroupLimits(config.limits.group_keys, config.limits.known_keys)
-    books = Books(store, claim_keys=claim_keys, decide=rules.decide, rate=rules.rate, limits=memory)
+    alone = Alone(rules.stands_alone, rules.rate_alone)
+    books = Books(store, claim_keys=claim_keys, decide=rules.decide, rate=rules.rate, alone=alone, limits=memory)
     return Stages(select_span, books, limits)
 
 
@@ -129,7 +132,8 @@ def open_operations(config: Config) -> Iterator[Operations]:
     try:
         desk = build_desk(config, store)
         try:
-            yield Operations(build_stages(config, store), desk, read_clock, Billing(store, config, read_clock))
+            billing = Billing(store, config, read_clock)
+            yield Operations(build_stages(config, store), desk, read_clock, build_rater(config), billing)
         finally:
             if desk is not None:
                 desk.exporter.close()
@@ -178,7 +182,8 @@ class Sidecar:
         except StripePackageMissing as error:
             raise CannotStart([str(error)]) from error
         self._desk = desk
-        self._operations = Operations(self._stages, desk, self._clock, Billing(self._store, config, self._clock))
+        billing = Billing(self._store, config, self._clock)
+        self._operations = Operations(self._stages, desk, self._clock, build_rater(config), billing)
         self._metrics = SidecarMetrics(self._load_levels)
         limits = config.limits
         self._admission = Admission(
@@ -188,6 +193,7 @@ class Sidecar:
         self._committer = GroupCommitter(
             self._carry,
             observe=self._observe,
+            isolate=Isolator(self._carry, self._keep_letters).isolate,
             batch_bytes_max=_BATCH_BYTES_MAX,
             linger_seconds=limits.commit_linger_ms / 1_000,
         )
@@ -288,12 +294,15 @@ class Sidecar:
         with self._metrics.commit_seconds.time():
             return carry_batch(requests, self._stages, self._clock())
 
+    def _keep_letters(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
+        return self._stages.books.post((), letters, self._clock()).kept
+
     def _observe(self, requests: Sequence[Request], carried: Carried) -> None:
         self._metrics.count_answers(carried.answers)
         if carried.posted is not None:
-            self._metrics.count_records(carried.posted.booking.records)
+            self._metrics.count_booking(carried.posted.booking)
         if self._forwarder is not None:
-            for request, answer, members in zip(requests, carried.answers, carried.members, strict=True):
+            for request, answer, members in zip(requests, carried.answers, carried.list_members(), strict=True):
                 if not isinstance(answer, Receipt):
                     continue  # not taken: its sender will send it in another form, or never
                 booked = {
@@ -339,7 +348,7 @@ class Sidecar:
             stripe_status=lambda: read(render_status),
             operate=build_operate(operations),
             not_found=(NothingFound, UnknownEvent),
-            refused=(NoStripe, StripeProblem, NotHeld),
+            refused=(NoStripe, OtherPrices, StripeProblem, NotHeld),
         )
 
 

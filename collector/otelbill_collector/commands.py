@@ -11,6 +11,7 @@ from typing import Any
 from otelbill_collector.billing import BILLING_ERRORS, Billing, CloseRequest
 from otelbill_collector.domain.money import InexactAmount, parse_attos
 from otelbill_collector.ledger.corrections import InvalidCorrection, Wish
+from otelbill_collector.ledger.repricing import SCOPE_COLUMNS, Scope
 from otelbill_collector.ledger.resolutions import InvalidResolution
 from otelbill_collector.operations import Operations
 from otelbill_collector.web.api import BadQuery
@@ -23,6 +24,7 @@ def build_operate(operations: Operations) -> dict[str, Callable[[Arguments], Any
     return {
         "adjust": lambda arguments: _adjust(operations, arguments),
         "take-back": lambda arguments: _take_back(operations, arguments),
+        "rerate": lambda arguments: _rerate(operations, arguments),
         "resolve-usage": lambda arguments: _resolve(operations, arguments),
         "replay-dead-letters": lambda arguments: operations.replay_dead_letters(arguments.get("letter_ids") or ()),
         "stripe-flush": lambda _: operations.flush_stripe(),
@@ -48,6 +50,17 @@ def _take_back(operations: Operations, arguments: Arguments) -> Any:
         return operations.take_back(**require_texts(arguments, ("batch", "operator", "reason")))
     except InvalidCorrection as error:
         raise BadQuery(str(error)) from error
+
+
+def _rerate(operations: Operations, arguments: Arguments) -> Any:
+    texts = require_texts(arguments, ("prices", "operator", "reason"))
+    from_nanos, to_nanos, where = (arguments.get(name) for name in ("from_nanos", "to_nanos", "where"))
+    for name, value in (("from_nanos", from_nanos), ("to_nanos", to_nanos)):
+        if value is not None and type(value) is not int:
+            raise BadQuery(f"{name}: give nanoseconds since 1970, or nothing")
+    if not isinstance(where, dict) or not set(where) <= set(SCOPE_COLUMNS):
+        raise BadQuery(f"where: give an object with any of {', '.join(SCOPE_COLUMNS)}")
+    return operations.rerate(Scope(from_nanos, to_nanos, where), **texts)
 
 
 def _resolve(operations: Operations, arguments: Arguments) -> Any:

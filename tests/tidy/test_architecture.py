@@ -20,7 +20,8 @@ ALLOWED = {
     "testing": {"domain", "testing"},
     "config": {"domain", "decode", "config"},  # decode: names of dialects are checked
     "pipeline": {"domain", "decode", "ledger"},
-    "ingest": {"domain", "pipeline"},
+    "isolation": {"domain", "decode", "pipeline"},
+    "ingest": {"domain", "pipeline", "isolation"},
     "listeners": {"config"},
     "rules": {"domain", "decode"},
     "jobs": set(),
@@ -34,7 +35,10 @@ ALLOWED = {
     "invoice_page": set(),
     "invoicing": {"domain", "ledger"},
     "billing": {"config", "domain", "ledger", "invoicing"},
-    "operations": {"billing", "domain", "ledger", "export", "jobs", "pipeline", "explanation"},
+    "operations": {
+        *("billing", "domain", "ledger", "export", "jobs", "pipeline", "explanation", "isolation", "simulation"),
+    },
+    "simulation": {"domain", "ledger"},
 }
 LEDGER_WRITERS = {"books", "booking", "corrections", "resolutions", "sqlite", "journal", "periods"}
 FUNCTION_LINES_MAX = 60

@@ -18,6 +18,7 @@ from otelbill_collector.cli import (
     operate,
     prices,
     report,
+    repricing,
     stripe,
 )
 from otelbill_collector.config import ConfigError, render_problems
@@ -38,6 +39,9 @@ _COMMANDS = (
     operate.resolve,
     corrections.take_back,
     corrections.corrections,
+    repricing.rerate,
+    repricing.run_simulation,
+    repricing.forecast,
     operate.dead_letters,
     operate.reconcile,
     invoices.close,

@@ -124,7 +124,7 @@ def test_a_changed_byte_is_found(desk: Desk, tmp_path: Path, name: str) -> None:
     ("name", "before", "after", "says"),
     [
         ("records.jsonl", '"input_tokens": 3001', '"input_tokens": 3000', "charge of record"),
-        ("records.jsonl", '"searches": 7', '"searches": 8', "amount of"),
+        ("records.jsonl", '"searches": 7', '"searches": 8', "quantity of"),
         ("invoice.json", '"adjustment":true', '"adjustment":false', "invoice id"),
         ("price_versions.json", "0.000002", "0.000003", "price version id"),
     ],
