@@ -20,12 +20,16 @@ from otelbill_collector.domain.selectors import Membership
 
 @dataclass(frozen=True, slots=True)
 class PriceFile:
-    """Prices to charge and to pay, who belongs to which group, and what is allowed but looks like a mistake."""
+    """Prices to charge and to pay, who belongs to which group, and what is allowed but looks like a mistake.
+
+    A rate card in a file of its own (`is_card`) says nothing of provider prices and groups.
+    """
 
     card: RateCard = AT_COST
     members: Mapping[str, Membership] = field(default_factory=dict)
     provider_prices: tuple[ProviderPrice, ...] = ()
     warnings: tuple[ConfigProblem, ...] = ()
+    is_card: bool = False
 
 
 def load_price_file(path: Path, environ: Mapping[str, str]) -> PriceFile:
@@ -39,7 +43,7 @@ def load_price_file(path: Path, environ: Mapping[str, str]) -> PriceFile:
     card = read_card_document(document)
     if card is None or document.problems:
         raise ConfigError(sort_problems(document.problems, document.file))
-    return PriceFile(card, warnings=_list_warnings(document, (), card))
+    return PriceFile(card, warnings=_list_warnings(document, (), card), is_card=True)
 
 
 def is_card(document: Document) -> bool:

@@ -60,22 +60,28 @@ class _Kind(Generic[SectionForm, Entry]):
 
     def salvage(self, raw: object) -> tuple[Entry, ...]:
         """The valid entries, each in its place, of a list that as a whole is not."""
-        entries = raw if isinstance(raw, list) else []
-        return tuple(self._salvage_one(index, entry) for index, entry in enumerate(entries))
+        return tuple(self._salvage_one(index, entry) for index, entry in enumerate(_list_raw(raw)))
 
     def _salvage_one(self, index: int, raw: object) -> Entry:
-        try:
-            return self.create(self.form.model_validate(raw))
-        except ValidationError:
-            return self.stand_in(f"[{index}]")
+        section = _validate(self.form, raw)
+        return self.stand_in(f"[{index}]") if section is None else self.create(section)
+
+
+def _list_raw(raw: object) -> list[object]:
+    return raw if isinstance(raw, list) else []
+
+
+def _validate(form: type[SectionForm], raw: object) -> SectionForm | None:
+    try:
+        return form.model_validate(raw)
+    except ValidationError:
+        return None
 
 
 def create_rate_card(document: Document, section: RateCardSection, path: PathParts = ("rate_card",)) -> RateCard | None:
     """The card, or None after noting what contradicts what. `path` leads to the card in the document."""
     problems = len(document.problems)
-    for index, charge in enumerate(section.charges):
-        _check_charge(document, (*path, "charges", index), charge)
-    _check_units(document, path, section)
+    _check_entries(document, path, section.prices, section.charges)
     card = _create_card(document, path, section.currency, lambda kind, name: kind.read(getattr(section, name)))
     return card if len(document.problems) == problems else None
 
@@ -84,6 +90,9 @@ def check_valid_entries(document: Document, raw: object, path: PathParts = ("rat
     """Note contradictions between the entries that are valid, of a section that as a whole is not."""
     if not isinstance(raw, dict):
         return
+    prices = [_validate(PriceSection, entry) for entry in _list_raw(raw.get("prices"))]
+    charges = [_validate(ChargeSection, entry) for entry in _list_raw(raw.get("charges"))]
+    _check_entries(document, path, prices, charges)
     currency = raw.get("currency", DEFAULT_CURRENCY)
     _create_card(document, path, currency, lambda kind, name: kind.salvage(raw.get(name)))
 
@@ -118,6 +127,22 @@ def _add_problem(document: Document, path: PathParts, problem: CardProblem) -> N
     document.add_problem((*path, *problem.path), problem.message, problem.remedy)
 
 
+def _check_entries(
+    document: Document,
+    path: PathParts,
+    prices: Sequence[PriceSection | None],
+    charges: Sequence[ChargeSection | None],
+) -> None:
+    """What is wrong inside single entries beyond their form; None is one whose form is wrong."""
+    for index, price in enumerate(prices):
+        if price is not None:
+            _check_unit(document, (*path, "prices", index, "unit"), price.unit)
+    for index, charge in enumerate(charges):
+        if charge is not None:
+            _check_unit(document, (*path, "charges", index, "unit"), charge.unit)
+            _check_charge(document, (*path, "charges", index), charge)
+
+
 def _check_charge(document: Document, path: PathParts, charge: ChargeSection) -> None:
     """Settings that the pricing needs, and those that it has no use for."""
     needed = {"per_unit": {"price"}, "package": {"price", "package_size"}}.get(charge.pricing, set())
@@ -127,13 +152,6 @@ def _check_charge(document: Document, path: PathParts, charge: ChargeSection) ->
     own = {"price", "per", "package_size", "rounding", "tiers"} & charge.model_fields_set
     for name in sorted(own - allowed - {"tiers"}):  # tiers are the card's to complain about
         document.add_problem((*path, name), f"has no meaning for {charge.pricing}", "leave it out")
-
-
-def _check_units(document: Document, path: PathParts, section: RateCardSection) -> None:
-    for index, price in enumerate(section.prices):
-        _check_unit(document, (*path, "prices", index, "unit"), price.unit)
-    for index, charge in enumerate(section.charges):
-        _check_unit(document, (*path, "charges", index, "unit"), charge.unit)
 
 
 def _check_unit(document: Document, path: PathParts, unit: str) -> None:

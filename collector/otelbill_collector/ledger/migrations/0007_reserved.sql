@@ -1,0 +1,1 @@
+-- Reserved for grants and their transfers.
