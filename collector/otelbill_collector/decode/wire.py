@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from otelbill_collector.decode.spans import EventView, SpanView, Value
+from otelbill_collector.decode.weight import EVENTS_PER_SPAN, TooHeavy, weigh_request
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _SCALARS = {
@@ -58,9 +59,6 @@ class MalformedRequest(ValueError):
 
 class TooManySpans(MalformedRequest):
     """More spans or events than one request may hold; the message names both numbers."""
-
-
-_EVENTS_PER_SPAN = 10  # on average over a request's limit of spans: a streamed answer may have an event per piece
 
 
 def _add_field(message: descriptor_pb2.DescriptorProto, name: str, number: int, kind: str) -> None:
@@ -200,8 +198,12 @@ def decode_request(body: bytes, spans_max: int | None = None) -> list[SpanView]:
     """All spans of one ExportTraceServiceRequest, in wire order. Raises MalformedRequest, TooManySpans."""
     request = cast(Any, _Request())  # Any: the class is made at run time from the schema above
     try:
+        if spans_max is not None:
+            weigh_request(body, spans_max)
         request.ParseFromString(body)
-    except DecodeError as error:
+    except TooHeavy as error:
+        raise TooManySpans(str(error)) from error
+    except (DecodeError, ValueError) as error:
         raise MalformedRequest("the body is not an OTLP ExportTraceServiceRequest in protobuf") from error
     if spans_max is not None:
         _check_counts(request, spans_max)
@@ -222,8 +224,8 @@ def _check_counts(request: Any, spans_max: int) -> None:
     if spans > spans_max:
         raise TooManySpans(f"{spans} spans in one request, the limit is {spans_max}; send smaller batches")
     events = sum(len(span.events) for scope_spans in scopes for span in scope_spans.spans)
-    if events > spans_max * _EVENTS_PER_SPAN:
-        limit = spans_max * _EVENTS_PER_SPAN
+    if events > spans_max * EVENTS_PER_SPAN:
+        limit = spans_max * EVENTS_PER_SPAN
         raise TooManySpans(f"{events} span events in one request, the limit is {limit}; send smaller batches")
 
 
