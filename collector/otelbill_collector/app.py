@@ -46,10 +46,18 @@ from otelbill_collector.ledger.outbox_views import count_states, find_oldest_wai
 from otelbill_collector.ledger.resolutions import NotHeld
 from otelbill_collector.ledger.rollups import count_events, load_usage
 from otelbill_collector.ledger.sqlite import LedgerUnavailable, SqliteStore
-from otelbill_collector.listeners import CannotStart, QuietServer, bind_grpc, bind_sockets, list_api_hosts
+from otelbill_collector.listeners import (
+    CannotStart,
+    QuietServer,
+    bind_grpc,
+    bind_sockets,
+    list_api_hosts,
+    raise_open_files,
+)
 from otelbill_collector.operations import NoStripe, Operations, OtherPrices, StripeDesk, render_status
 from otelbill_collector.pipeline import Carried, Limits, Request, Stages, carry_batch
 from otelbill_collector.receive.admission import Admission, ReceiveLimits
+from otelbill_collector.receive.connections import ConnectionBook
 from otelbill_collector.receive.grpc import OtlpGrpc, build_server
 from otelbill_collector.receive.http import OtlpHttp
 from otelbill_collector.rules import RuleSet, claim_keys
@@ -146,6 +154,7 @@ class Sidecar:
         self._config = config
         self._clock = clock
         self._ready = threading.Event()
+        raise_open_files(config.limits.connections)
         self._sockets, problems = bind_sockets((config.listen.http, config.listen.api, config.listen.grpc))
         if len(self._sockets) == 3:
             self._sockets.pop().close()  # gRPC binds by itself; this only finds out whether it can
@@ -183,9 +192,15 @@ class Sidecar:
         self._operations = Operations(self._stages, desk, self._clock, build_rater(config))
         self._metrics = SidecarMetrics(self._load_levels)
         limits = config.limits
-        self._admission = Admission(
-            ReceiveLimits(limits.body_bytes, limits.decompressed_bytes, limits.inflight_bytes), config.tokens
+        bounds = ReceiveLimits(
+            limits.body_bytes,
+            limits.decompressed_bytes,
+            limits.inflight_bytes,
+            waiting_calls_max=limits.waiting_calls,
         )
+        self._admission = Admission(bounds, config.tokens, self._metrics.count_refusal)
+        self._grpc = OtlpGrpc(self._submit, self._admission, self._metrics.count_request)
+        self._books = [ConnectionBook(limits.connections, self._metrics.count_refusal) for _ in range(2)]
         self._forwarder = self._build_forwarder()
         self._committer = GroupCommitter(
             self._carry,
@@ -235,16 +250,15 @@ class Sidecar:
     async def _listen(self, on_ready: Callable[[], None]) -> None:
         config = self._config
         server = build_server(
-            OtlpGrpc(self._submit, self._admission, self._metrics.count_request),
-            message_bytes_max=config.limits.decompressed_bytes,
+            self._grpc, message_bytes_max=config.limits.body_bytes, connections_max=config.limits.connections
         )
         bind_grpc(server, config.listen.grpc)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        http = QuietServer(OtlpHttp(self._submit, self._admission, self._metrics.count_request))
-        api = QuietServer(build_api(self._build_handlers(), hosts=list_api_hosts(config)))
+        http = QuietServer(OtlpHttp(self._submit, self._admission, self._metrics.count_request), self._books[0])
+        api = QuietServer(build_api(self._build_handlers(), hosts=list_api_hosts(config)), self._books[1])
         await server.start()
         tasks = [asyncio.create_task(item.serve(sockets=[bound])) for item, bound in zip((http, api), self._sockets,
                                                                                          strict=True)]  # fmt: skip
@@ -317,6 +331,10 @@ class Sidecar:
         return Levels(
             inflight_bytes=self._admission.inflight_bytes,
             inflight_bytes_max=self._config.limits.inflight_bytes,
+            connections=self._books[0].size,
+            connections_max=self._config.limits.connections,
+            waiting_calls=self._grpc.turns.waiting,
+            waiting_calls_max=self._config.limits.waiting_calls,
             dead_letters=count_dead_letters(connection),
             ledger_bytes=self._store.size_bytes(),
             forward_queue_spans=0 if self._forwarder is None else self._forwarder.waiting_spans,

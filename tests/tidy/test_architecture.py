@@ -22,7 +22,7 @@ ALLOWED = {
     "pipeline": {"domain", "decode", "ledger"},
     "isolation": {"domain", "decode", "pipeline"},
     "ingest": {"domain", "pipeline", "isolation"},
-    "listeners": {"config"},
+    "listeners": {"config", "receive"},
     "rules": {"domain", "decode"},
     "jobs": set(),
     "explanation": {"domain", "ledger"},
