@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from otelbill_collector.audit import build_metering, find_damage
+from otelbill_collector.billing import Billing
 from otelbill_collector.commands import build_operate
 from otelbill_collector.config import Config
 from otelbill_collector.decode.select import select_span
@@ -139,7 +140,8 @@ def open_operations(config: Config) -> Iterator[Operations]:
     try:
         desk = build_desk(config, store)
         try:
-            yield Operations(build_stages(config, store), desk, read_clock, build_rater(config))
+            billing = Billing(store, config, read_clock)
+            yield Operations(build_stages(config, store), desk, read_clock, build_rater(config), billing)
         finally:
             if desk is not None:
                 desk.exporter.close()
@@ -189,7 +191,9 @@ class Sidecar:
         except StripePackageMissing as error:
             raise CannotStart([str(error)]) from error
         self._desk = desk
-        self._operations = Operations(self._stages, desk, self._clock, build_rater(config))
+        self._operations = Operations(
+            self._stages, desk, self._clock, build_rater(config), Billing(self._store, config, self._clock)
+        )
         self._metrics = SidecarMetrics(self._load_levels)
         limits = config.limits
         bounds = ReceiveLimits(

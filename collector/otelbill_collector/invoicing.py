@@ -328,16 +328,19 @@ def close_period(connection: sqlite3.Connection, draft: Draft, rules: BillingRul
     return append_invoice(connection, draft.render(), event, draft.mark)
 
 
-def suggest_command(blocker: Blocker) -> str:
-    """What resolves it, ready to be typed."""
+def list_remedies(blocker: Blocker) -> list[str]:
+    """What resolves it, ready to be typed; the last one bills nothing for it."""
+    event_id = blocker.event_id
+    void = f'otelbill adjust {event_id} --void --reason "..."'
     if blocker.state == "suspense":
-        return f'otelbill adjust {blocker.event_id} --customer CUSTOMER --reason "..."'
+        return [f'otelbill adjust {event_id} --customer CUSTOMER --reason "..."', void]
     if blocker.state == "held":
-        return f'otelbill resolve {blocker.event_id} --input-tokens N --output-tokens N --reason "..."'
+        return [f'otelbill resolve {event_id} --input-tokens N --output-tokens N --reason "..."', void]
     names = " ".join(name for name in (blocker.provider, blocker.model) if name)
-    return f"add a price for {names or 'its units'} to rate_card.prices, then start otelbill collector again"
+    card = f"add a price for {names or 'its units'} to rate_card.prices, then start otelbill collector again"
+    return [card, f'otelbill adjust {event_id} --charge AMOUNT --reason "..."', void]
 
 
 def render_blocker(blocker: Blocker) -> Json:
     """A blocker with what resolves it, as JSON values."""
-    return {**blocker.render(), "remedy": suggest_command(blocker)}
+    return {**blocker.render(), "remedies": list_remedies(blocker)}

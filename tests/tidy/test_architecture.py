@@ -29,11 +29,15 @@ ALLOWED = {
     "offline": {"domain", "decode", "ledger", "rules", "explanation"},
     "dialect_guide": {"decode"},
     "doctor": {"domain", "decode", "offline", "dialect_guide"},
-    "commands": {"domain", "ledger", "operations", "web"},
-    "operations": {"domain", "ledger", "export", "jobs", "pipeline", "explanation", "isolation", "simulation"},
+    "operations": {
+        *("billing", "domain", "ledger", "export", "jobs", "pipeline", "explanation", "isolation", "simulation"),
+    },
     "simulation": {"domain", "ledger"},
+    "commands": {"billing", "domain", "ledger", "operations", "web"},
+    "invoicing": {"domain", "ledger"},
+    "billing": {"config", "domain", "ledger", "invoicing"},
 }
-LEDGER_WRITERS = {"books", "booking", "corrections", "resolutions", "sqlite", "journal"}
+LEDGER_WRITERS = {"books", "booking", "corrections", "resolutions", "sqlite", "journal", "periods"}
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 420
 
