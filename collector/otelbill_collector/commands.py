@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from otelbill_collector.domain.grants import InvalidGrant
 from otelbill_collector.domain.money import InexactAmount, parse_attos
 from otelbill_collector.ledger.corrections import InvalidCorrection, Wish
 from otelbill_collector.ledger.resolutions import InvalidResolution
@@ -28,6 +29,10 @@ def build_operate(operations: Operations) -> dict[str, Callable[[Arguments], Any
         "stripe-plan": lambda _: operations.plan_stripe(),
         "stripe-apply": lambda _: operations.apply_stripe(),
         "stripe-reissue": lambda arguments: operations.reissue_intent(str(arguments.get("identifier"))),
+        "credits-grant": lambda arguments: _check_grant(lambda: operations.credits.give(arguments)),
+        "credits-void": lambda arguments: _check_grant(
+            lambda: operations.credits.void(**require_texts(arguments, ("grant_id", "reason", "operator")))
+        ),
         "reconcile": lambda arguments: operations.reconcile_stripe(since_nanos=arguments.get("since_nanos")),
     }
 
@@ -54,6 +59,13 @@ def _resolve(operations: Operations, arguments: Arguments) -> Any:
     try:
         return operations.resolve_usage(**texts, quantities=quantities)
     except InvalidResolution as error:
+        raise BadQuery(str(error)) from error
+
+
+def _check_grant(act: Callable[[], Any]) -> Any:
+    try:
+        return act()
+    except InvalidGrant as error:
         raise BadQuery(str(error)) from error
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from otelbill_collector.crediting import CreditDesk, CreditTerms
 from otelbill_collector.domain.instants import format_instant
 from otelbill_collector.domain.intents import OutboxStatus
 from otelbill_collector.domain.records import DeadLetter
@@ -57,8 +58,15 @@ class StripeDesk:
 class Operations:
     """Operator commands on open books. `clock` gives nanoseconds UTC."""
 
-    def __init__(self, stages: Stages, desk: StripeDesk | None, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        stages: Stages,
+        desk: StripeDesk | None,
+        clock: Callable[[], int],
+        terms: CreditTerms = CreditTerms(),  # noqa: B008 a frozen value
+    ) -> None:
         self._stages = stages
+        self.credits = CreditDesk(stages.books.store, terms, clock)
         self._desk = desk
         self._clock = clock
 

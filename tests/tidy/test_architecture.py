@@ -29,9 +29,10 @@ ALLOWED = {
     "dialect_guide": {"decode"},
     "doctor": {"domain", "decode", "offline", "dialect_guide"},
     "commands": {"domain", "ledger", "operations", "web"},
-    "operations": {"domain", "ledger", "export", "jobs", "pipeline", "explanation"},
+    "crediting": {"domain", "ledger"},
+    "operations": {"crediting", "domain", "ledger", "export", "jobs", "pipeline", "explanation"},
 }
-LEDGER_WRITERS = {"books", "booking", "corrections", "resolutions", "sqlite", "journal"}
+LEDGER_WRITERS = {"books", "credits", "booking", "corrections", "resolutions", "sqlite", "journal"}
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 420
 

@@ -7,7 +7,18 @@ import sys
 
 import click
 
-from otelbill_collector.cli import collect, corrections, demo, dialects, integrity, offline, operate, report, stripe
+from otelbill_collector.cli import (
+    collect,
+    corrections,
+    credits,
+    demo,
+    dialects,
+    integrity,
+    offline,
+    operate,
+    report,
+    stripe,
+)
 from otelbill_collector.config import ConfigError, render_problems
 
 _COMMANDS = (
@@ -27,6 +38,7 @@ _COMMANDS = (
     corrections.corrections,
     operate.dead_letters,
     operate.reconcile,
+    credits.credits_group,
     stripe.stripe,
     integrity.verify,
     integrity.replay,
