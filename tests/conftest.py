@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# No deadline: how long an example takes says more of what else the machine does than of the code. The number of examples
-# is raised from outside for a long run.
+# No deadline: how long an example takes says more of what else the machine does than of the code. A long run asks for
+# more examples.
 settings.register_profile("otelbill", deadline=None, max_examples=int(os.environ.get("OTELBILL_EXAMPLES", "100")))
 settings.load_profile("otelbill")
 

@@ -21,6 +21,7 @@ from otelbill_collector.audit import build_metering, find_damage
 from otelbill_collector.billing import Billing
 from otelbill_collector.commands import build_operate
 from otelbill_collector.config import Config
+from otelbill_collector.crediting import create_terms
 from otelbill_collector.decode.select import select_span
 from otelbill_collector.domain.instants import NANOS
 from otelbill_collector.domain.provider_prices import PriceBook
@@ -40,6 +41,7 @@ from otelbill_collector.isolation import Isolator
 from otelbill_collector.jobs import Housekeeper, Job
 from otelbill_collector.ledger.booking import Alone
 from otelbill_collector.ledger.books import Books, UnknownEvent
+from otelbill_collector.ledger.credits import UnknownGrant
 from otelbill_collector.ledger.deadletters import count_dead_letters, list_dead_letters
 from otelbill_collector.ledger.groups import GroupLimits
 from otelbill_collector.ledger.lineage import list_suspense, list_unsettled
@@ -140,8 +142,8 @@ def open_operations(config: Config) -> Iterator[Operations]:
     try:
         desk = build_desk(config, store)
         try:
-            billing = Billing(store, config, read_clock)
-            yield Operations(build_stages(config, store), desk, read_clock, build_rater(config), billing)
+            billing, terms = Billing(store, config, read_clock), create_terms(config.rate_card)
+            yield Operations(build_stages(config, store), desk, read_clock, build_rater(config), billing, terms)
         finally:
             if desk is not None:
                 desk.exporter.close()
@@ -192,7 +194,12 @@ class Sidecar:
             raise CannotStart([str(error)]) from error
         self._desk = desk
         self._operations = Operations(
-            self._stages, desk, self._clock, build_rater(config), Billing(self._store, config, self._clock)
+            self._stages,
+            desk,
+            self._clock,
+            build_rater(config),
+            Billing(self._store, config, self._clock),
+            create_terms(config.rate_card),
         )
         self._metrics = SidecarMetrics(self._load_levels)
         limits = config.limits
@@ -218,6 +225,7 @@ class Sidecar:
             Job("prices", lambda _: self._price_waiting()),
             Job("claims", lambda _: operations.decide_due()),
             Job("fold", lambda _: operations.fold()),
+            Job("credits", lambda _: operations.credits.post_regularly()),
             Job("stripe", lambda _: operations.send_due()),
         ]
         self._prices_are_new = True  # the rate card changes with a restart only
@@ -366,7 +374,7 @@ class Sidecar:
             list_suspense=lambda: [render_record(record) for record in read(list_suspense)],
             stripe_status=lambda: read(render_status),
             operate=build_operate(operations),
-            not_found=(NothingFound, UnknownEvent),
+            not_found=(NothingFound, UnknownEvent, UnknownGrant),
             refused=(NoStripe, OtherPrices, StripeProblem, NotHeld),
         )
 

@@ -30,14 +30,16 @@ ALLOWED = {
     "dialect_guide": {"decode"},
     "doctor": {"domain", "decode", "offline", "dialect_guide"},
     "operations": {
-        *("billing", "domain", "ledger", "export", "jobs", "pipeline", "explanation", "isolation", "simulation"),
+        *("billing", "crediting", "domain", "ledger", "export", "jobs", "pipeline", "explanation", "isolation"),
+        "simulation",
     },
     "simulation": {"domain", "ledger"},
     "commands": {"billing", "domain", "ledger", "operations", "web"},
+    "crediting": {"domain", "ledger"},
     "invoicing": {"domain", "ledger"},
     "billing": {"config", "domain", "ledger", "invoicing"},
 }
-LEDGER_WRITERS = {"books", "booking", "corrections", "resolutions", "sqlite", "journal", "periods"}
+LEDGER_WRITERS = {"books", "booking", "corrections", "credits", "journal", "periods", "resolutions", "sqlite"}
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 420
 

@@ -10,6 +10,7 @@ import click
 from otelbill_collector.cli import (
     collect,
     corrections,
+    credits,
     demo,
     dialects,
     integrity,
@@ -47,6 +48,7 @@ _COMMANDS = (
     invoices.close,
     invoices.show_invoice,
     invoices.invoices,
+    credits.credits_group,
     stripe.stripe,
     integrity.verify,
     integrity.replay,
