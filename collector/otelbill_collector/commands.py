@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from otelbill_collector.billing import BILLING_ERRORS, Billing, CloseRequest
+from otelbill_collector.domain.grants import InvalidGrant
 from otelbill_collector.domain.money import InexactAmount, parse_attos
 from otelbill_collector.ledger.corrections import InvalidCorrection, Wish
 from otelbill_collector.ledger.repricing import SCOPE_COLUMNS, Scope
@@ -34,6 +35,10 @@ def build_operate(operations: Operations) -> dict[str, Callable[[Arguments], Any
         "close": lambda arguments: _close(operations.billing, arguments),
         "approve-invoices": lambda arguments: _approve(operations.billing, arguments),
         "void-invoice": lambda arguments: _void(operations.billing, arguments),
+        "credits-grant": lambda arguments: _check_grant(lambda: operations.credits.give(arguments)),
+        "credits-void": lambda arguments: _check_grant(
+            lambda: operations.credits.void(**require_texts(arguments, ("grant_id", "reason", "operator")))
+        ),
         "reconcile": lambda arguments: operations.reconcile_stripe(since_nanos=arguments.get("since_nanos")),
     }
 
@@ -99,6 +104,13 @@ def _void(billing: Billing, arguments: Arguments) -> Any:
     try:
         return billing.void(**require_texts(arguments, ("invoice_id", "operator", "reason")))
     except BILLING_ERRORS as error:
+        raise BadQuery(str(error)) from error
+
+
+def _check_grant(act: Callable[[], Any]) -> Any:
+    try:
+        return act()
+    except InvalidGrant as error:
         raise BadQuery(str(error)) from error
 
 

@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Any
 
 from otelbill_collector.billing import Billing
+from otelbill_collector.crediting import CreditDesk, CreditTerms
 from otelbill_collector.domain.instants import format_instant
 from otelbill_collector.domain.intents import OutboxStatus
 from otelbill_collector.domain.rating import Rater
@@ -79,9 +80,11 @@ class Operations:
         clock: Callable[[], int],
         rater: Rater | None = None,
         billing: Billing | None = None,
+        terms: CreditTerms = CreditTerms(),  # noqa: B008 a frozen value
     ) -> None:
         self._stages = stages
         self._billing = billing
+        self.credits = CreditDesk(stages.books.store, terms, clock)
         self._desk = desk
         self._clock = clock
         self._rater = rater or Rater()

@@ -22,25 +22,27 @@ ALLOWED = {
     "pipeline": {"domain", "decode", "ledger"},
     "isolation": {"domain", "decode", "pipeline"},
     "ingest": {"domain", "pipeline", "isolation"},
-    "listeners": {"config"},
+    "listeners": {"config", "receive"},
     "rules": {"domain", "decode"},
     "jobs": set(),
     "explanation": {"domain", "ledger"},
     "offline": {"domain", "decode", "ledger", "rules", "explanation"},
     "dialect_guide": {"decode"},
     "doctor": {"domain", "decode", "offline", "dialect_guide"},
-    "commands": {"billing", "domain", "ledger", "operations", "web"},
     "archive": {"domain", "ledger", "explanation"},
     "archive_check": set(),
     "invoice_page": set(),
-    "invoicing": {"domain", "ledger"},
-    "billing": {"config", "domain", "ledger", "invoicing"},
     "operations": {
-        *("billing", "domain", "ledger", "export", "jobs", "pipeline", "explanation", "isolation", "simulation"),
+        *("billing", "crediting", "domain", "ledger", "export", "jobs", "pipeline", "explanation", "isolation"),
+        "simulation",
     },
     "simulation": {"domain", "ledger"},
+    "commands": {"billing", "domain", "ledger", "operations", "web"},
+    "crediting": {"domain", "ledger"},
+    "invoicing": {"domain", "ledger"},
+    "billing": {"config", "domain", "ledger", "invoicing"},
 }
-LEDGER_WRITERS = {"books", "booking", "corrections", "resolutions", "sqlite", "journal", "periods"}
+LEDGER_WRITERS = {"books", "booking", "corrections", "credits", "journal", "periods", "resolutions", "sqlite"}
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 420
 

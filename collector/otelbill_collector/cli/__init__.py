@@ -10,6 +10,7 @@ import click
 from otelbill_collector.cli import (
     collect,
     corrections,
+    credits,
     demo,
     dialects,
     integrity,
@@ -48,6 +49,7 @@ _COMMANDS = (
     invoices.show_invoice,
     invoices.invoices,
     invoices.export,
+    credits.credits_group,
     stripe.stripe,
     integrity.verify,
     integrity.replay,

@@ -179,6 +179,13 @@ class LimitsSection(Section):
         default=268_435_456,
         description="Most bytes taken but not yet committed; beyond it senders are told to wait.",
     )
+    connections: Count = Field(
+        default=1_000,
+        description="Most open connections of each listener; beyond it those without a whole request are closed first.",
+    )
+    waiting_calls: Count = Field(
+        default=1_000, description="Most gRPC calls that wait for their message to be read; others are told to wait."
+    )
     commit_linger_ms: LingerMillis = Field(
         default=2, description="How long a commit waits for more requests under load, in milliseconds."
     )

@@ -50,6 +50,8 @@ class Limits:
     spans_per_request: int = 100_000
     attributes_per_span: int = 1_024
     inflight_bytes: int = 268_435_456
+    connections: int = 1_000
+    waiting_calls: int = 1_000
     commit_linger_ms: int = 2
     future_seconds: int = 300
     group_keys: int = 400_000

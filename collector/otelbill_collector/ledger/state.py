@@ -114,7 +114,7 @@ def _check_seals_of(connection: sqlite3.Connection, sealed: Sealed, report: Repo
     for broken in list_broken_seals(connection, sealed):
         touched = _find_touched(connection, sealed, broken.row_key)
         key = broken.row_key.encode("utf-8", "backslashreplace").decode()
-        derived_again = broken.table == "claim_run" or (broken.table, key) == ("high_water", "rollup")
+        derived_again = broken.table == "claim_run" or (broken.table, key) in _MARKS_REPLAYED
         remedy = REPLAY if derived_again else RESTORE
         report.add(Finding(SEALS, broken.table, key, broken.problem, remedy, touched))
     known = [sealed.table for sealed in SEALED]
@@ -125,7 +125,10 @@ def _check_seals_of(connection: sqlite3.Connection, sealed: Sealed, report: Repo
             report.add(Finding(SEALS, "row_seal", f"{table!a} {row_key!a}", "seals no table there is", RESTORE))
 
 
+_MARKS_REPLAYED = (("high_water", "rollup"), ("high_water", "credit"))
 _TOUCHED = {
+    "credit_grant": "SELECT customer_id, NULL, start_nanos FROM credit_grant WHERE grant_id = ?",
+    "credit_transfer": "SELECT customer_id, NULL, at_nanos FROM credit_transfer WHERE transfer_id = ?",
     "instruction": "SELECT customer_id, event_id, NULL FROM instruction WHERE instruction_id = ?",
     "correction": "SELECT NULL, event_id, NULL FROM correction WHERE correction_id = ?",
     "invoice": "SELECT customer_id, NULL, start_nanos FROM invoice WHERE invoice_number = ?",

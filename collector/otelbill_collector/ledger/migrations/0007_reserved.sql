@@ -1,1 +1,0 @@
--- Reserved for grants and their transfers.
