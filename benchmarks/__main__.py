@@ -10,6 +10,7 @@ _ALL = (
     ("ingest, GenAI spans over HTTP", ["ingest"]),
     ("ingest, a third plain HTTP spans", ["ingest", "--http-third"]),
     ("ingest, over gRPC", ["ingest", "--protocol", "grpc"]),
+    ("draft invoice of a million events", ["invoices"]),
     ("what metering costs in the app", ["in_process"]),
     ("selection of recorded spans", ["selection"]),
 )

@@ -263,7 +263,7 @@ class Drafting:
         return sum((self._spent[item.start_nanos] for item in earlier), Fraction(0))
 
     def _require_currency(self, sums: Iterable[UsageSum], period: Period) -> None:
-        other = {item.currency for item in sums} - {self._rules.currency.code}
+        other = {item.currency for item in sums} - {self._rules.currency.code, None}
         if other:
             raise CannotInvoice(
                 f"usage of {self._customer_id} in {period.label} was rated in {', '.join(sorted(map(str, other)))}, "
