@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from otelbill_collector.config import Config
+from otelbill_collector.credit_payment import CreditPayment
 from otelbill_collector.domain.invoices import find_currency
 from otelbill_collector.domain.periods import InvalidPeriod, Period
 from otelbill_collector.domain.selectors import EventNames, Membership
@@ -21,7 +22,6 @@ from otelbill_collector.invoicing import (
     Pay,
     close_period,
     find_billing_period,
-    pay_nothing,
     render_blocker,
     require_closable,
 )
@@ -58,13 +58,14 @@ def build_billing_rules(config: Config) -> BillingRules:
 
 
 def load_invoice(
-    connection: sqlite3.Connection, rules: BillingRules, customer_id: str, label: str, pay: Pay = pay_nothing
+    connection: sqlite3.Connection, rules: BillingRules, customer_id: str, label: str, pay: Pay | None = None
 ) -> Json:
     """The invoice of a closed period, or the draft of an open one. Raises BILLING_ERRORS."""
     period = find_billing_period(connection, rules, customer_id, label)
     for invoice in list_invoices(connection, customer_id=customer_id):
         if invoice.stands and invoice.start_nanos == period.start_nanos:
             return invoice.render()
+    pay = pay or CreditPayment(rules.currency.code).pay
     draft = Drafting(connection, rules, customer_id).draft(period, pay)
     return render_draft(draft)
 
@@ -110,12 +111,12 @@ class CloseRequest:
 class Billing:
     """Closing and approving on open books. `clock` gives nanoseconds UTC."""
 
-    def __init__(self, store: SqliteStore, config: Config, clock: Callable[[], int], pay: Pay = pay_nothing) -> None:
+    def __init__(self, store: SqliteStore, config: Config, clock: Callable[[], int]) -> None:
         self._store = store
         self._config = config
         self._rules = build_billing_rules(config)
         self._clock = clock
-        self._pay = pay
+        self._credits = CreditPayment(self._rules.currency.code)
         # Records name the charge that covers them; what it says must outlive its entry in the file.
         versions = {charge.version.version_id: charge.version.body for charge in self._rules.card.charges}
         if versions:
@@ -151,7 +152,7 @@ class Billing:
 
         def prepare(connection: sqlite3.Connection) -> Draft:
             require_closable(connection, self._rules, customer_id, period, now)
-            return Drafting(connection, self._rules, customer_id).draft(period, self._pay)
+            return Drafting(connection, self._rules, customer_id).draft(period, self._credits.pay)
 
         draft = self._store.read(prepare)  # a long read must not keep the writer waiting
         if request.dry_run:
@@ -160,6 +161,7 @@ class Billing:
 
         def write(connection: sqlite3.Connection) -> Invoice:
             invoice = close_period(connection, draft, self._rules, made)
+            self._credits.keep_charges(connection, invoice, sign=1, at_nanos=now)
             if not self._config.billing.approve:
                 event = InvoiceEvent(InvoiceState.APPROVED, request.operator, "billing.approve is off", now)
                 append_event(connection, invoice.invoice_id, event)
@@ -175,7 +177,13 @@ class Billing:
     def void(self, invoice_id: str, *, operator: str, reason: str) -> Json:
         """Take a draft back, which opens its period again. Raises UnknownInvoice, InvoiceRefused."""
         event = InvoiceEvent(InvoiceState.VOIDED, operator, reason, self._clock())
-        return {"voided": self._change([invoice_id], event)}
+
+        def write(connection: sqlite3.Connection) -> Invoice:
+            invoice = change_state(connection, invoice_id, event)
+            self._credits.keep_charges(connection, invoice, sign=-1, at_nanos=event.at_nanos)
+            return invoice
+
+        return {"voided": [render_summary(self._store.transact(write))]}
 
     def _change(self, invoice_ids: Iterable[str], event: InvoiceEvent) -> list[Json]:
         def write(connection: sqlite3.Connection) -> list[Invoice]:

@@ -36,9 +36,9 @@ from otelbill_collector.ledger.periods import Invoice, InvoiceEvent, append_invo
 from otelbill_collector.ledger.usage_sums import Blocker, has_records, list_blockers, load_usage_sums
 
 Json = dict[str, Any]  # Any: JSON values
-# What credits pay of a period in all, as entries of kind `credit` with negative amounts. The entries that are handed in
-# are charges that no event carries and that no earlier invoice has.
-Pay = Callable[[sqlite3.Connection, str, Period, Sequence[Entry]], Sequence[Entry]]
+# What credits pay of a period in all, as entries of kind `credit` with negative amounts. Handed in is what the draft
+# charges, for any period, that no earlier invoice has.
+Pay = Callable[[sqlite3.Connection, str, Period, Sequence[tuple[Period, Entry]]], Sequence[Entry]]
 
 
 class CannotInvoice(ValueError):
@@ -107,7 +107,7 @@ class Draft:
 
 
 def pay_nothing(
-    _connection: sqlite3.Connection, _customer_id: str, _period: Period, _entries: Sequence[Entry]
+    _connection: sqlite3.Connection, _customer_id: str, _period: Period, _placed: Sequence[tuple[Period, Entry]]
 ) -> Sequence[Entry]:
     """Without credits, nothing is paid before the invoice is."""
     return ()
@@ -211,12 +211,7 @@ class Drafting:
         found: list[tuple[Period, Entry]] = []
         earlier = [closed for closed in self._history.closed if closed.start_nanos < period.start_nanos]
         for item in (period, *earlier):
-            charges = [
-                entry
-                for origin, entry in placed
-                if origin.start_nanos == item.start_nanos and entry.kind is not LineKind.USAGE
-            ]
-            paid = pay(self._connection, self._customer_id, item, charges)
+            paid = pay(self._connection, self._customer_id, item, placed)
             invoiced = self._history.list_invoiced(item, credits=True)
             found += [(item, entry) for entry in list_differences(paid, invoiced)]
         return found

@@ -40,7 +40,8 @@ ALLOWED = {
     "commands": {"billing", "domain", "ledger", "operations", "web"},
     "crediting": {"domain", "ledger"},
     "invoicing": {"domain", "ledger"},
-    "billing": {"config", "domain", "ledger", "invoicing"},
+    "credit_payment": {"domain", "ledger"},
+    "billing": {"config", "credit_payment", "domain", "ledger", "invoicing"},
 }
 LEDGER_WRITERS = {"books", "booking", "corrections", "credits", "journal", "periods", "resolutions", "sqlite"}
 FUNCTION_LINES_MAX = 60

@@ -101,7 +101,9 @@ class PriceReader:
 
 def _read_prices(body: str) -> Prices:
     prices = json.loads(body).get("prices", {})
-    return {unit: parse_attos(item["charge"]) for unit, item in prices.items() if item.get("charge") is not None}
+    return {
+        unit: parse_attos(item["charge"]) for unit, item in prices.items() if item.get("charge") not in (None, "period")
+    }
 
 
 def add_table(table: pa.Table, prices: PriceReader, sums: Sums) -> None:
