@@ -6,7 +6,7 @@ finer split is not billed again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from otelbill_collector.decode.lineage import Canopy, Lineage
@@ -78,18 +78,23 @@ def find_residuals(
     parents: Sequence[int],
     calls: Sequence[Explained],
 ) -> Mapping[int, Residual]:
-    """Residual of every parent, innermost first: an inner parent's residual explains its outer ones."""
+    """Residual of every parent, innermost first: an inner parent's residual explains its outer ones.
+
+    Parents above more than `DEPTH_MAX` others, one inside the other, have none: what is so deep below is not seen.
+    """
     canopy = Canopy(lineage, parents)
-    over = {p: canopy.list_above(p) for p in parents}
+    found = {parent: Residual({}) for parent in canopy.list_too_high()}
     calls_below: dict[int, list[int]] = {p: [] for p in parents}
     for number, call in enumerate(calls):
-        for parent in {p for member in call.members for p in canopy.list_above(member)}:
+        for parent in _list_parents(canopy, call):
             calls_below[parent].append(number)
     around = _find_calls_around(candidates, roles, lineage)
     explained: dict[int, list[Quantities]] = {p: [] for p in parents}
-    found: dict[int, Residual] = {}
     taken: set[int] = set()
-    for parent in sorted(parents, key=lambda p: (-len(over[p]), _length(candidates[p]), p)):
+    for parent in sorted(
+        (p for p in parents if p not in found),
+        key=lambda p: (-canopy.count_above(p), _length(candidates[p]), p),
+    ):
         below = calls_below[parent]
         parts = [calls[n].quantities for n in below] + explained[parent]
         if around[parent] >= 0:
@@ -98,10 +103,17 @@ def find_residuals(
         if residual.quantities:
             residual.pays_for = [n for n in below if calls[n].open and n not in taken]
             taken.update(residual.pays_for)
-            for outer in over[parent]:
+            for outer in canopy.list_above(parent):
                 explained[outer].append(residual.quantities)
         found[parent] = residual
     return found
+
+
+def _list_parents(canopy: Canopy, call: Explained) -> Iterable[int]:
+    """Parents above a call, each once."""
+    if len(call.members) == 1:
+        return canopy.list_above(call.members[0])
+    return {parent for member in call.members for parent in canopy.list_above(member)}
 
 
 def _find_calls_around(candidates: Sequence[Candidate], roles: Sequence[Role], lineage: Lineage) -> list[int]:
