@@ -14,7 +14,7 @@ from otelbill_collector.decode.descriptions import group_descriptions
 from otelbill_collector.decode.inheritance import resolve_attributions
 from otelbill_collector.decode.lineage import Canopy, Lineage
 from otelbill_collector.decode.reasons import Reason
-from otelbill_collector.decode.residuals import Explained, Residual, find_residuals
+from otelbill_collector.decode.residuals import Explained, Residual, find_calls_around, find_residuals
 from otelbill_collector.decode.twins import find_claim_id, list_twin_keys
 from otelbill_collector.decode.verdicts import NO_QUANTITIES, Verdicts, decide_alone
 from otelbill_collector.domain.ids import derive_response_key, derive_trace_key
@@ -134,6 +134,7 @@ class _Group:
         self.roles = [c.role for c in candidates]
         self.verdicts = Verdicts(candidates)
         self._tool_parents: frozenset[int] | None = None
+        self._canopy: tuple[list[int], Canopy] | None = None
 
     def decide(self) -> list[Decision]:
         """One decision per candidate, in order."""
@@ -214,7 +215,8 @@ class _Group:
         if not parents:
             return {}
         calls = [self._explain(group, winner) for group, winner in zip(groups, winners, strict=True)]
-        residuals = find_residuals(self.candidates, self.roles, self.lineage, parents=parents, calls=calls)
+        around = find_calls_around(self.candidates, self.roles, self.lineage)
+        residuals = find_residuals(self.candidates, around, self._shade(parents), parents=parents, calls=calls)
         for parent, residual in residuals.items():
             self._decide_parent(parent, residual, winners)
         return residuals
@@ -251,7 +253,7 @@ class _Group:
         frames = [i for i, c in enumerate(candidates) if "implies_call" in c.traits]
         if not frames:
             return
-        canopy = Canopy(self.lineage, frames)
+        canopy = self._shade(frames)
         shown = {above for i in _list_telling(groups, residuals) for above in (i, *canopy.list_above(i))}
         for index in frames:
             candidate = candidates[index]
@@ -264,6 +266,12 @@ class _Group:
             verdicts.usage_source[index] = UsageSource.UNKNOWN
             verdicts.quantities[index] = {REQUESTS: 1}
             verdicts.due_nanos[index] = None if late else due
+
+    def _shade(self, chosen: list[int]) -> Canopy:
+        """Which of the chosen stand above any candidate; parents with totals and silent frames are often the same."""
+        if self._canopy is None or self._canopy[0] != chosen:
+            self._canopy = chosen, Canopy(self.lineage, chosen)
+        return self._canopy[1]
 
     def _settle_repeats(self) -> None:
         """One span that stands in the group twice bills once."""

@@ -29,6 +29,7 @@ class Lineage:
         self._circular: set[int] = set()
         self.order: Sequence[int] = range(len(candidates)) if self.is_flat else self._sort_down()
         """Every index, parents before their children."""
+        self._descents: list[tuple[int, int]] | None = None
         self._broken: list[bool] | None = None
         self._places: tuple[list[int], list[int]] | None = None
 
@@ -52,12 +53,13 @@ class Lineage:
             parents[index] = -1
         return order
 
-    def list_ancestors(self, index: int) -> Iterator[int]:
-        """Ancestors that are candidates, nearest first."""
-        above = self.parents[index]
-        while above >= 0:
-            yield above
-            above = self.parents[above]
+    def list_descents(self) -> list[tuple[int, int]]:
+        """Every candidate that has a parent, and that parent; from the top down."""
+        if self._descents is None:
+            parents = self.parents
+            order = () if self.is_flat else self.order
+            self._descents = [(index, parents[index]) for index in order if parents[index] >= 0]
+        return self._descents
 
     def is_broken(self, index: int) -> bool:
         """True when the top of the chain names a parent that is no candidate."""
@@ -69,10 +71,8 @@ class Lineage:
         broken = [bool(candidate.parent_span_id) for candidate in self.candidates]
         for index in self._circular:
             broken[index] = False
-        for index in self.order:
-            above = self.parents[index]
-            if above >= 0:
-                broken[index] = broken[above]
+        for index, above in self.list_descents():
+            broken[index] = broken[above]
         return broken
 
     def is_ancestor(self, above: int, index: int) -> bool:
@@ -149,12 +149,10 @@ class Canopy:
         """The nearest chosen ancestor of each candidate, or -1, and how many of them it has."""
         parents = self._lineage.parents
         nearest, depths = [-1] * len(parents), [0] * len(parents)
-        for index in () if self._lineage.is_flat else self._lineage.order:
-            above = parents[index]
-            if above >= 0:
-                is_chosen = above in self._chosen
-                nearest[index] = above if is_chosen else nearest[above]
-                depths[index] = depths[above] + is_chosen
+        for index, above in self._lineage.list_descents():
+            is_chosen = above in self._chosen
+            nearest[index] = above if is_chosen else nearest[above]
+            depths[index] = depths[above] + is_chosen
         return nearest, depths
 
     def list_above(self, index: int) -> list[int]:

@@ -53,11 +53,13 @@ def subtract_explained(totals: Quantities, parts: Sequence[Quantities]) -> dict[
     """Totals minus parts per disjoint unit; empty when no billable token or unit is left."""
     explained = sum_quantities(list(parts))
     left = {unit: max(0, amount - explained.get(unit, 0)) for unit, amount in totals.items() if unit != REQUESTS}
-    budget = max(0, total_input(totals) - total_input(explained))
+    if not any(left.values()):
+        return {}
+    excess = total_input(left) - max(0, total_input(totals) - total_input(explained))
     for unit in _INPUT_CLASSES:  # uncached first: the dearest guess is the first to go
-        excess = total_input(left) - budget
-        if excess > 0 and left.get(unit):
-            left[unit] = max(0, left[unit] - excess)
+        if excess > 0 and (amount := left.get(unit)):
+            left[unit] = max(0, amount - excess)
+            excess -= amount - left[unit]
     for subset, whole in _SUBSETS:
         if subset in left:
             left[subset] = min(left[subset], left.get(whole, 0))
@@ -72,23 +74,22 @@ def _is_billable(unit: str) -> bool:
 
 def find_residuals(
     candidates: Sequence[Candidate],
-    roles: Sequence[Role],
-    lineage: Lineage,
+    around: Sequence[int],
+    canopy: Canopy,
     *,
     parents: Sequence[int],
     calls: Sequence[Explained],
 ) -> Mapping[int, Residual]:
     """Residual of every parent, innermost first: an inner parent's residual explains its outer ones.
 
+    `around` names the call around each candidate, `canopy` is that of the parents.
     Parents above more than `DEPTH_MAX` others, one inside the other, have none: what is so deep below is not seen.
     """
-    canopy = Canopy(lineage, parents)
     found = {parent: Residual({}) for parent in canopy.list_too_high()}
     calls_below: dict[int, list[int]] = {p: [] for p in parents}
     for number, call in enumerate(calls):
         for parent in _list_parents(canopy, call):
             calls_below[parent].append(number)
-    around = _find_calls_around(candidates, roles, lineage)
     explained: dict[int, list[Quantities]] = {p: [] for p in parents}
     taken: set[int] = set()
     for parent in sorted(
@@ -116,15 +117,13 @@ def _list_parents(canopy: Canopy, call: Explained) -> Iterable[int]:
     return {parent for member in call.members for parent in canopy.list_above(member)}
 
 
-def _find_calls_around(candidates: Sequence[Candidate], roles: Sequence[Role], lineage: Lineage) -> list[int]:
+def find_calls_around(candidates: Sequence[Candidate], roles: Sequence[Role], lineage: Lineage) -> list[int]:
     """The call around each candidate, or -1: steps inside one call repeat parts of it. A tool between ends that."""
     around = [-1] * len(candidates)
-    for index in () if lineage.is_flat else lineage.order:
-        above = lineage.parents[index]
-        if above < 0 or candidates[above].operation == "execute_tool":
-            continue
-        is_call = roles[above] is Role.CALL and candidates[above].problem is None
-        around[index] = above if is_call else around[above]
+    for index, above in lineage.list_descents():
+        if candidates[above].operation != "execute_tool":
+            is_call = roles[above] is Role.CALL and candidates[above].problem is None
+            around[index] = above if is_call else around[above]
     return around
 
 
