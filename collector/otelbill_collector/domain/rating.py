@@ -112,9 +112,7 @@ class Rater:
 
     def find_levels(self, names: EventNames, at_nanos: int) -> Levels:
         """All prices for events of these names at an instant, by size of the request."""
-        names = self.complete_names(names)
-        route = self._routes.get(names) or self._add_route(names)
-        return route.find_value(at_nanos)
+        return self.find_route(names).find_value(at_nanos)
 
     def list_covered(
         self, quantities: Quantities, at_nanos: int, names: EventNames
