@@ -9,6 +9,7 @@ from otelbill_collector.audit import build_checks
 from otelbill_collector.config import Config
 from otelbill_collector.domain.intents import Stop
 from otelbill_collector.ledger import deliveries
+from otelbill_collector.ledger.compaction import Compactor
 from otelbill_collector.ledger.findings import Report
 from otelbill_collector.ledger.instructions import Instruction
 from otelbill_collector.ledger.integrity import Checks, verify_ledger
@@ -57,6 +58,7 @@ def make_ledger(folder: Path, batches: int = 3) -> Path:
     )
     books.usage(fold=True)
     fold_stripe(books)
+    Compactor(books.store).compact_all()
     books.close()
     _send(folder)
     books.reopen()

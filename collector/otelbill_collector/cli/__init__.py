@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from otelbill_collector.cli import collect, demo, dialects, integrity, offline, operate, report, stripe
+from otelbill_collector.cli import collect, demo, dialects, integrity, offline, operate, query, report, stripe
 from otelbill_collector.config import ConfigError, render_problems
 
 _COMMANDS = (
@@ -21,6 +21,7 @@ _COMMANDS = (
     report.explain,
     report.show_held,
     report.show_suspense,
+    query.query,
     operate.adjust,
     operate.resolve,
     operate.dead_letters,

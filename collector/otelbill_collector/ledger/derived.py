@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from otelbill_collector.domain.instants import DAY_NANOS, HOUR_NANOS, format_instant
 from otelbill_collector.domain.usage import Candidate
-from otelbill_collector.ledger import meters, rollups
+from otelbill_collector.ledger import compaction, meters, rollups
 from otelbill_collector.ledger.claim_runs import Entries, make_entries, read_entries
 from otelbill_collector.ledger.evidence import find_segment_touched
 from otelbill_collector.ledger.findings import FINDINGS_MAX, REPLAY, RESTORE, Finding, Progress, Report, Touched
@@ -29,7 +29,8 @@ from otelbill_collector.ledger.rollups import FACT_DIMENSIONS
 from otelbill_collector.ledger.schema import migrate_schema
 from otelbill_collector.ledger.segments import build_record
 
-KEYS, ROLLUPS, WINDOWS = "claim keys", "rollups", "stripe windows"
+KEYS, ROLLUPS, WINDOWS, FILES = "claim keys", "rollups", "stripe windows", "files"
+_REPLAYED_MARKS = (rollups.NAME, compaction.NAME)
 KeyFunction = Callable[[Candidate], tuple[bytes, ...]]
 _KeyRow = tuple[int, bytes, int, int]
 _BATCH = 20_000
@@ -204,7 +205,7 @@ def check_mark(name: str, check: str, mark: int, last: int, report: Report) -> b
     if 0 <= mark <= last:
         return True
     problem = f"points at segment {mark}, the last one is {last}: usage past it would never be counted"
-    report.add(Finding(check, "high_water", name, problem, REPLAY if name == rollups.NAME else RESTORE))
+    report.add(Finding(check, "high_water", name, problem, REPLAY if name in _REPLAYED_MARKS else RESTORE))
     return False
 
 
@@ -287,6 +288,30 @@ def _sum_hours(scratch: sqlite3.Connection, query: str) -> dict[tuple[str, str, 
         key = (meter, customer_id, hour)
         sums[key] = sums.get(key, 0) + int(amount)
     return {key: total for key, total in sums.items() if total}
+
+
+def compare_files(connection: sqlite3.Connection, path: Path, report: Report, progress: Progress) -> None:
+    """Files made of segments: each is whole, and together they hold every record up to their mark."""
+    connection.execute("BEGIN")
+    try:
+        rows = compaction.list_files(connection)
+        mark = find_high_water(connection, compaction.NAME)
+        query = "SELECT coalesce(max(segment_id), 0), coalesce(sum(record_count * (segment_id <= ?)), 0) FROM segment"
+        last, records = connection.execute(query, (mark,)).fetchone()
+    finally:
+        connection.execute("ROLLBACK")
+    if not check_mark(compaction.NAME, FILES, mark, last, report):
+        return
+    for done, row in enumerate(rows):
+        progress(FILES, done, len(rows))
+        problem = compaction.find_fault(compaction.find_folder(path), row)
+        if problem is not None:
+            report.add(Finding(FILES, "derived_file", row.name, problem, REPLAY))
+    held = sum(row.entries for row in rows if row.kind == compaction.RECORDS)
+    if held != records:
+        problem = f"the files hold {held} records, the segments up to their mark {records}"
+        report.add(Finding(FILES, "derived_file", "", problem, REPLAY))
+    report.counts["files"] = len(rows)
 
 
 def list_price_names(table: pa.Table) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 SealValue = None | int | str | bytes
@@ -63,6 +63,11 @@ SEALED = (
         ),
     ),
     Sealed("stripe_stop", ("scope", "name"), ("code", "message", "since_nanos", "retry_nanos")),
+    Sealed(
+        "derived_file",
+        ("name",),
+        tuple("kind day level segment_first segment_last entries size_bytes digest".split()),
+    ),
 )
 
 
@@ -116,9 +121,10 @@ def list_broken_seals(connection: sqlite3.Connection, sealed: Sealed) -> Iterato
         yield BrokenSeal(sealed.table, str(row_key), "the row is gone; only its seal is left")
 
 
-def render_triggers() -> str:
-    """SQL that keeps the seals: what the migration that introduced them holds, word for word."""
-    return "\n".join(_render_table(sealed) for sealed in SEALED)
+def render_triggers(*, without: Collection[str] = (), only: Collection[str] = ()) -> str:
+    """SQL that keeps the seals: what the migrations that introduced them hold, word for word."""
+    chosen = [item for item in SEALED if item.table not in without and (not only or item.table in only)]
+    return "\n".join(_render_table(sealed) for sealed in chosen)
 
 
 def _render_table(sealed: Sealed) -> str:
