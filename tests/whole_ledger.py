@@ -16,6 +16,7 @@ from otelbill_collector.ledger.integrity import Checks, verify_ledger
 from otelbill_collector.ledger.journal import Due, save_due
 from otelbill_collector.ledger.lineage import list_suspense, list_unsettled
 from otelbill_collector.ledger.meters import Metering, fold_meters
+from otelbill_collector.ledger.openings import fold_openings
 from otelbill_collector.ledger.resolutions import Resolution
 from otelbill_collector.ledger.sqlite import LEDGER_NAME
 from tests.books import NOW, TestBooks
@@ -58,6 +59,7 @@ def make_ledger(folder: Path, batches: int = 3) -> Path:
     )
     books.usage(fold=True)
     fold_stripe(books)
+    books.store.transact(fold_openings)
     Compactor(books.store).compact_all()
     books.close()
     _send(folder)

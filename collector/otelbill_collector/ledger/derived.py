@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from otelbill_collector.domain.instants import DAY_NANOS, HOUR_NANOS, format_instant
 from otelbill_collector.domain.usage import Candidate
-from otelbill_collector.ledger import compaction, meters, rollups
+from otelbill_collector.ledger import compaction, meters, openings, rollups
 from otelbill_collector.ledger.claim_runs import Entries, make_entries, read_entries
 from otelbill_collector.ledger.evidence import find_segment_touched
 from otelbill_collector.ledger.findings import FINDINGS_MAX, REPLAY, RESTORE, Finding, Progress, Report, Touched
@@ -29,8 +29,8 @@ from otelbill_collector.ledger.rollups import FACT_DIMENSIONS
 from otelbill_collector.ledger.schema import migrate_schema
 from otelbill_collector.ledger.segments import build_record
 
-KEYS, ROLLUPS, WINDOWS, FILES = "claim keys", "rollups", "stripe windows", "files"
-_REPLAYED_MARKS = (rollups.NAME, compaction.NAME)
+KEYS, ROLLUPS, WINDOWS, FILES, OPENINGS = "claim keys", "rollups", "stripe windows", "files", "open events"
+_REPLAYED_MARKS = (rollups.NAME, compaction.NAME, openings.NAME)
 KeyFunction = Callable[[Candidate], tuple[bytes, ...]]
 _KeyRow = tuple[int, bytes, int, int]
 _BATCH = 20_000
@@ -223,6 +223,26 @@ def compare_rollups(path: Path, report: Report, progress: Progress) -> None:
         for found, other in (("found", "rollup"), ("rollup", "found")):
             for row in scratch.execute(f"SELECT * FROM {found} EXCEPT SELECT * FROM {other} LIMIT {FINDINGS_MAX}"):
                 report.add(_describe_rollup(row, is_stored=found == "found"))
+
+
+def compare_openings(path: Path, report: Report, progress: Progress) -> None:
+    """The table of open events against a fresh fold up to its mark."""
+    with open_scratch(path, openings.NAME, {"found": "SELECT * FROM ledger.open_event"}) as (scratch, mark, last):
+        if not check_mark(openings.NAME, OPENINGS, mark, last, report):
+            return
+        _fold(
+            scratch,
+            lambda: openings.fold_openings(scratch),
+            lambda: progress(OPENINGS, find_high_water(scratch, openings.NAME), mark),
+        )
+        (report.counts["open_events"],) = scratch.execute("SELECT count(*) FROM found").fetchone()
+        for found, other in (("found", "open_event"), ("open_event", "found")):
+            query = f"SELECT * FROM {found} EXCEPT SELECT * FROM {other} LIMIT {FINDINGS_MAX}"
+            for kind, nanos, event_id, *_ in scratch.execute(query):
+                problem = "is not what the segments say" if found == "found" else "should be there"
+                key = f"{ascii(kind)[1:-1]} {ascii(event_id)[1:-1]}"
+                touched = Touched((), (format_hour(nanos),), (ascii(event_id)[1:-1],))
+                report.add(Finding(OPENINGS, "open_event", key, problem, REPLAY, touched))
 
 
 def _describe_rollup(row: tuple[int | str | bytes, ...], *, is_stored: bool) -> Finding:

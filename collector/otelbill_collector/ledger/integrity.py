@@ -89,6 +89,9 @@ def _check_contents(
     if version >= state.FILES_SINCE:
         with report.guard(derived.FILES, "derived_file", REPLAY):
             derived.compare_files(connection, path, report, progress)
+    if version >= state.OPENINGS_SINCE:
+        with report.guard(derived.OPENINGS, "open_event", REPLAY):
+            derived.compare_openings(path, report, progress)
     with report.guard(derived.ROLLUPS, "rollup"):
         derived.compare_rollups(path, report, progress)
     if checks.metering is None:

@@ -12,13 +12,17 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from otelbill_collector.ledger import evidence, rollups
+from otelbill_collector.ledger import evidence, openings, rollups
 from otelbill_collector.ledger.claim_runs import append_claims
-from otelbill_collector.ledger.derived import ROLLUPS, KeyFunction, derive_key_rows
+from otelbill_collector.ledger.derived import OPENINGS, ROLLUPS, KeyFunction, derive_key_rows
 from otelbill_collector.ledger.findings import Progress, Report, ignore_progress
 from otelbill_collector.ledger.journal import find_high_water, find_last_segment, save_high_water
 
-_REPLAYED = ("claim_key", "claim_run", "claim_chunk", "rollup")
+_REPLAYED = ("claim_key", "claim_run", "claim_chunk", "rollup", "open_event")
+_FOLDS = {
+    rollups.NAME: (ROLLUPS, rollups.fold_rollups),
+    openings.NAME: (OPENINGS, openings.fold_openings),
+}
 
 
 class ReplayRefused(RuntimeError):
@@ -45,8 +49,7 @@ def replay_derived(
 ) -> list[Replayed]:
     """Build claim keys and rollups again. Call inside a write transaction. Raises ReplayRefused, changing nothing."""
     last = find_last_segment(connection)
-    mark = find_high_water(connection, rollups.NAME)
-    bound = min(max(mark, 0), last)
+    bounds = {name: min(max(find_high_water(connection, name), 0), last) for name in _FOLDS}
     # Segments from before the runs keep their keys where they are.
     (rows_upto,) = connection.execute("SELECT coalesce(max(segment_id), 0) FROM claim_key").fetchone()
     for table in _REPLAYED:
@@ -55,10 +58,12 @@ def replay_derived(
     connection.execute("DELETE FROM row_seal WHERE table_name = 'claim_run'")  # of rows that were lost, too
     try:
         _rebuild_keys(connection, last, min(rows_upto, last), keys_of, progress)
-        _rebuild_rollups(connection, bound, progress)
+        for name, bound in bounds.items():
+            _fold_again(connection, name, bound, progress)
         replayed = [_compare(connection, table) for table in _REPLAYED]
-        while rollups.fold_rollups(connection):  # what came after the mark is new, not different
-            pass
+        for _, fold in _FOLDS.values():
+            while fold(connection):  # what came after the mark is new, not different
+                pass
         return replayed
     finally:
         for table in _REPLAYED:
@@ -84,13 +89,15 @@ def _rebuild_keys(
         raise ReplayRefused(f"{first.describe()}; {first.remedy}")
 
 
-def _rebuild_rollups(connection: sqlite3.Connection, bound: int, progress: Progress) -> None:
-    save_high_water(connection, rollups.NAME, 0)
+def _fold_again(connection: sqlite3.Connection, name: str, bound: int, progress: Progress) -> None:
+    """Fold an emptied table up to where it stood."""
+    step, fold = _FOLDS[name]
+    save_high_water(connection, name, 0)
     # A name is looked for in `temp` first: the fold sees the segments up to the mark and no others.
     connection.execute(f"CREATE TEMP VIEW segment AS SELECT * FROM main.segment WHERE segment_id <= {bound}")
     try:
-        while rollups.fold_rollups(connection):
-            progress(ROLLUPS, find_high_water(connection, rollups.NAME), bound)
+        while fold(connection):
+            progress(step, find_high_water(connection, name), bound)
     finally:
         connection.execute("DROP VIEW temp.segment")
 

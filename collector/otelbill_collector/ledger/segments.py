@@ -7,7 +7,7 @@ because a segment repeats few customers, steps and models.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
 from operator import attrgetter
@@ -145,6 +145,13 @@ def _encode_amounts(attos: Sequence[int | None]) -> pa.Array:
 def decode_table(body: bytes) -> pa.Table:
     """The segment's columns."""
     return pa.ipc.open_stream(body).read_all()
+
+
+def decode_columns(body: bytes, names: Collection[str]) -> pa.Table:
+    """Some of the segment's columns; the others are not even decompressed."""
+    schema = pa.ipc.open_stream(body).schema
+    wanted = [index for index, name in enumerate(schema.names) if name in names]
+    return pa.ipc.open_stream(body, options=pa.ipc.IpcReadOptions(included_fields=wanted)).read_all()
 
 
 def decode_records(body: bytes) -> list[UsageRecord]:

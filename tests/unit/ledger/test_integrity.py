@@ -63,6 +63,7 @@ def test_every_column_is_proven_by_something() -> None:
         "claim_chunk": None,
         "claim_key": None,
         "rollup": None,
+        "open_event": None,
         "price_version": None,
         "row_seal": None,
     }
@@ -107,6 +108,9 @@ DAMAGE = [
     ("UPDATE high_water SET segment_id = 2 WHERE name = 'stripe'", "stripe_window", None),
     ("UPDATE high_water SET segment_id = 99 WHERE name = 'parquet'", "high_water parquet", REPLAY),
     ("UPDATE high_water SET segment_id = 2 WHERE name = 'parquet'", "derived_file", REPLAY),
+    ("UPDATE high_water SET segment_id = 99 WHERE name = 'open'", "high_water open", REPLAY),
+    ("UPDATE open_event SET event_id = 'nobody'", "open_event unpriced nobody", REPLAY),
+    ("DELETE FROM open_event", "open_event unpriced", REPLAY),
     ("UPDATE derived_file SET digest = zeroblob(32)", "derived_file", REPLAY),
     ("DELETE FROM derived_file WHERE kind = 'records'", "derived_file", REPLAY),
     ("UPDATE price_version SET body = body || ' '", "price_version", RESTORE),
