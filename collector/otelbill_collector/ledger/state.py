@@ -25,8 +25,8 @@ DATABASE, SCHEMA, SEALS, PRICES, LETTERS, OUTBOX = (
     "outbox",
 )
 SEALS_SINCE = 5  # the schema version that has row_seal
-FILES_SINCE = 6  # and derived_file
-OPENINGS_SINCE = 7  # and open_event
+FILES_SINCE = 7  # and derived_file
+OPENINGS_SINCE = 8  # and open_event
 WHOLE_BYTES_MAX = 2 * 1024**3  # larger files are not checked page by page in one long snapshot
 _HEADER_BYTES = 100
 _DERIVED_MARKS = (("high_water", "rollup"), ("high_water", "parquet"), ("high_water", "open"))

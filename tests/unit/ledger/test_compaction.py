@@ -309,4 +309,4 @@ def test_rebuilding_repairs_a_damaged_file(tmp_path: Path) -> None:
 
 def test_the_columns_are_those_of_the_migration() -> None:
     """Files are not looked into before they are read together: a new column needs a migration that forgets them."""
-    assert len(SCHEMA) == 50, "give 0006's successor a `DELETE FROM derived_file` and its mark, then change this number"
+    assert len(SCHEMA) == 50, "give 0007's successor a `DELETE FROM derived_file` and its mark, then change this number"

@@ -81,7 +81,7 @@ def test_the_migration_holds_the_triggers_of_the_list(repository: Path) -> None:
     """What is sealed by the database is what verification compares."""
     sql = (repository / "collector/otelbill_collector/ledger/migrations/0005_seals.sql").read_text()
     assert sql.endswith(render_triggers(without=LATER))
-    sql = (repository / "collector/otelbill_collector/ledger/migrations/0006_files.sql").read_text()
+    sql = (repository / "collector/otelbill_collector/ledger/migrations/0007_files.sql").read_text()
     assert sql.endswith(render_triggers(only=["derived_file"]))
 
 
