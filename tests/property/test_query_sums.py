@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.usage import STANDARD_UNITS
 from otelbill_collector.ledger.compaction import Compactor
-from otelbill_collector.ledger.instructions import Instruction
+from otelbill_collector.ledger.corrections import Wish
 from otelbill_collector.ledger.lineage import list_suspense
 from otelbill_collector.ledger.queries import QueryLimits, open_query
 from tests.books import NOW, TestBooks
@@ -108,7 +108,7 @@ def carry_out(books: TestBooks, step: Any) -> None:
             books.reopen()
         case "assign":
             for waiting in books.store.read(list_suspense)[:1]:
-                books.books.assign_customer(Instruction(waiting.event_id, "initech", "ann", "her word", NOW))
+                books.books.correct(Wish((waiting.event_id,), "ann", "her word", NOW, customer_id="initech"))
         case _:
             books.post(
                 *(build_span(*call) for call in {call[0]: call for call in step}.values()), now=NOW + 4 * DAY_NANOS

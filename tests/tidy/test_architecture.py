@@ -20,7 +20,8 @@ ALLOWED = {
     "testing": {"domain", "testing"},
     "config": {"domain", "decode", "config"},  # decode: names of dialects are checked
     "pipeline": {"domain", "decode", "ledger"},
-    "ingest": {"domain", "pipeline"},
+    "isolation": {"domain", "decode", "pipeline"},
+    "ingest": {"domain", "pipeline", "isolation"},
     "listeners": {"config"},
     "rules": {"domain", "decode"},
     "jobs": set(),
@@ -28,9 +29,11 @@ ALLOWED = {
     "offline": {"domain", "decode", "ledger", "rules", "explanation"},
     "dialect_guide": {"decode"},
     "doctor": {"domain", "decode", "offline", "dialect_guide"},
-    "operations": {"domain", "ledger", "export", "jobs", "pipeline", "explanation"},
+    "commands": {"domain", "ledger", "operations", "web"},
+    "operations": {"domain", "ledger", "export", "jobs", "pipeline", "explanation", "isolation", "simulation"},
+    "simulation": {"domain", "ledger"},
 }
-LEDGER_WRITERS = {"books", "booking", "instructions", "resolutions", "sqlite", "journal"}
+LEDGER_WRITERS = {"books", "booking", "corrections", "resolutions", "sqlite", "journal"}
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 420
 

@@ -7,7 +7,19 @@ import sys
 
 import click
 
-from otelbill_collector.cli import collect, demo, dialects, integrity, offline, operate, query, report, stripe
+from otelbill_collector.cli import (
+    collect,
+    corrections,
+    demo,
+    dialects,
+    integrity,
+    offline,
+    operate,
+    query,
+    report,
+    repricing,
+    stripe,
+)
 from otelbill_collector.config import ConfigError, render_problems
 
 _COMMANDS = (
@@ -22,8 +34,13 @@ _COMMANDS = (
     report.show_held,
     report.show_suspense,
     query.query,
-    operate.adjust,
+    corrections.adjust,
     operate.resolve,
+    corrections.take_back,
+    corrections.corrections,
+    repricing.rerate,
+    repricing.run_simulation,
+    repricing.forecast,
     operate.dead_letters,
     operate.reconcile,
     stripe.stripe,

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from otelbill_collector.domain.instants import MINUTE_NANOS
+from otelbill_collector.domain.price_overrides import ProviderPrice
 from otelbill_collector.domain.ratecard import AT_COST, RateCard
+from otelbill_collector.domain.selectors import Membership
 
 CostNames = Literal["otelbill", "gen_ai", "openinference", "langfuse"]
 StripeMode = Literal["money", "units"]
@@ -91,6 +93,8 @@ class Customer:
     """What is known of a customer outside telemetry."""
 
     stripe: str | None = None
+    group: str | None = None
+    contract: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,4 +110,10 @@ class Config:
     stripe: Stripe | None = None
     customers: Mapping[str, Customer] = field(default_factory=dict)
     rate_card: RateCard = AT_COST
+    provider_prices: tuple[ProviderPrice, ...] = ()
     source: Path | None = None
+
+    def list_members(self) -> dict[str, Membership]:
+        """Group and contract of each customer that has one."""
+        members = {name: Membership(item.group, item.contract) for name, item in self.customers.items()}
+        return {name: member for name, member in members.items() if member != Membership()}

@@ -7,7 +7,7 @@ candidates of other groups change nothing. Ids, nesting and numbers are weighed 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from otelbill_collector.decode.inheritance import Attribution, read_own_attribution, resolve_attributions
 from otelbill_collector.decode.lineage import Lineage, sort_by_trace
@@ -25,6 +25,7 @@ from otelbill_collector.domain.usage import (
     Quantities,
     Role,
     UsageSource,
+    replace,
 )
 
 FOREVER_NANOS = 2**63 - 1

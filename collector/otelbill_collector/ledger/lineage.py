@@ -18,7 +18,7 @@ from otelbill_collector.ledger.compaction import IDS, NAME, find_folder, list_fi
 from otelbill_collector.ledger.identifiers import INDEXED, find_segments
 from otelbill_collector.ledger.journal import find_high_water, list_tables
 from otelbill_collector.ledger.openings import HELD, SUSPENSE, UNPRICED, list_open_records
-from otelbill_collector.ledger.segments import build_record, decode_columns, decode_table
+from otelbill_collector.ledger.segments import build_record, decode_table
 
 _SEARCHED = (*INDEXED, "explicit_event_id")
 _HEX32 = re.compile(r"[0-9a-f]{32}")
@@ -133,7 +133,7 @@ def _find_records(
         return []
     found: list[UsageRecord] = []
     for body in _list_bodies(connection, keys):
-        mask = match(decode_columns(body, _SEARCHED))
+        mask = match(decode_table(body, _SEARCHED))
         if pc.any(mask).as_py():
             found.extend(build_record(row) for row in decode_table(body).filter(mask).to_pylist())
     return found

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.ledger.journal import find_high_water, save_high_water
-from otelbill_collector.ledger.segments import build_record, decode_columns, decode_table
+from otelbill_collector.ledger.segments import build_record, decode_table
 
 NAME = "open"
 SUSPENSE, HELD, UNPRICED = "suspense", "held", "unpriced"
@@ -92,7 +92,7 @@ def _load_records(connection: sqlite3.Connection, openings: Sequence[Opening]) -
 def _list_columns(connection: sqlite3.Connection, after: int) -> Iterator[tuple[int, pa.Table]]:
     query = "SELECT segment_id, body FROM segment WHERE segment_id > ? ORDER BY segment_id"
     for segment_id, body in connection.execute(query, (after,)):
-        yield segment_id, decode_columns(body, _COLUMNS)
+        yield segment_id, decode_table(body, _COLUMNS)
 
 
 def _list_changes(segment_id: int, table: pa.Table) -> Iterator[tuple[int, Opening]]:

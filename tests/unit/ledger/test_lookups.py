@@ -12,7 +12,7 @@ from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.ledger import lineage
 from otelbill_collector.ledger.books import UnknownEvent
 from otelbill_collector.ledger.compaction import Compactor
-from otelbill_collector.ledger.instructions import Instruction
+from otelbill_collector.ledger.corrections import Wish
 from otelbill_collector.ledger.journal import list_tables
 from otelbill_collector.ledger.lineage import list_records_by_id, list_suspense, list_trace, list_unsettled
 from otelbill_collector.ledger.openings import fold_openings
@@ -68,7 +68,7 @@ def test_what_waits_is_listed_until_it_is_settled(books: TestBooks, folds: tuple
 
     def settle_customers() -> None:
         for record in books.store.read(list_suspense)[:2]:
-            books.books.assign_customer(Instruction(record.event_id, "initech", "ann", "her word", NOW))
+            books.books.correct(Wish((record.event_id,), "ann", "her word", NOW, customer_id="initech"))
 
     def resolve_some() -> None:
         held = [item for item in books.store.read(list_unsettled) if item.amounts.state.value == "held"]
@@ -119,7 +119,7 @@ def test_every_id_is_found_wherever_its_records_stand(books: TestBooks) -> None:
     Compactor(books.store).compact_all()
     check_ids(books, wanted)
     (waiting,) = books.store.read(list_suspense)
-    books.books.assign_customer(Instruction("order 7", "initech", "ann", "her word", NOW))
+    books.books.correct(Wish(("order 7",), "ann", "her word", NOW, customer_id="initech"))
     later = books.store.read(lambda connection: list_records_by_id(connection, "order 7"))
     assert [(record.revision, record.sign) for record in later] == [(0, 1), (0, -1), (1, 1)]
     assert later[0] == waiting
@@ -144,8 +144,14 @@ def test_an_id_is_looked_up_in_the_segments_that_have_it_only(
     Compactor(books.store).compact_all()
     books.post(chat("not compacted"))
     read: list[bytes] = []
-    real = lineage.decode_columns
-    monkeypatch.setattr(lineage, "decode_columns", lambda body, names: read.append(body) or real(body, names))
+    real = lineage.decode_table
+
+    def count(body: bytes, columns: Any = None) -> Any:
+        if columns is not None:
+            read.append(body)
+        return real(body, columns)
+
+    monkeypatch.setattr(lineage, "decode_table", count)
     record = read_all(books)[11]
     assert books.store.read(lambda connection: list_records_by_id(connection, record.record_id)) == [record]
     assert len(read) == 2 * (1 + 1), "twice its own segment, and what is past the mark"
@@ -160,7 +166,7 @@ def test_an_unknown_id_is_unknown(books: TestBooks) -> None:
     Compactor(books.store).compact_all()
     for name in ("", " ", "0" * 32, "0" * 16, "nobody"):
         with pytest.raises(UnknownEvent):
-            books.books.assign_customer(Instruction(name, "acme", "ann", "why", NOW))
+            books.books.correct(Wish((name,), "ann", "why", NOW, customer_id="acme"))
 
 
 def test_usage_of_one_customer_is_its_part_of_all(books: TestBooks) -> None:

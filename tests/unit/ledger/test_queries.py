@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from otelbill_collector.ledger.compaction import Compactor
-from otelbill_collector.ledger.instructions import Instruction
+from otelbill_collector.ledger.corrections import Wish
 from otelbill_collector.ledger.lineage import list_suspense
 from otelbill_collector.ledger.queries import QueryFailed, QueryLimits, open_query
 from otelbill_collector.ledger.sqlite import LEDGER_NAME, SqliteStore
@@ -32,7 +32,7 @@ def books(tmp_path: Path) -> Iterator[TestBooks]:
     Compactor(opened.store).compact_all()
     opened.post(*(chat(f"b{n}", customer="globex", ended=T0 + n * SECOND) for n in range(5)))
     (waiting,) = opened.store.read(list_suspense)
-    opened.books.assign_customer(Instruction(waiting.event_id, "initech", "ann", "her word", NOW))
+    opened.books.correct(Wish((waiting.event_id,), "ann", "her word", NOW, customer_id="initech"))
     yield opened
     opened.close()
 
