@@ -112,6 +112,8 @@ class Rater:
         route = self._routes.get(key) or self._add_route(EventNames(*key))
         levels = route.find_value(at_nanos)
         tariff = levels.find_tariff(quantities) if levels.thresholds else levels.tariffs[0]
+        if 0 in quantities.values():
+            quantities = {unit: quantity for unit, quantity in quantities.items() if quantity}
         used = tuple(quantities)
         plans = tariff.plans
         plan = plans[used] if used in plans else _add_plan(tariff, used, self.card.currency)

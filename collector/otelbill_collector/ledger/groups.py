@@ -33,7 +33,7 @@ _TABLES_MAX = 32
 
 @dataclass(frozen=True, slots=True)
 class GroupLimits:
-    """Bounds of memory: claim keys held with their spans, and stored keys remembered by the filter (2 bytes each)."""
+    """Bounds of memory: claim keys held with their spans, and stored keys remembered by the filter (3 bytes each)."""
 
     keys_max: int = 400_000
     known_keys_max: int = 50_000_000
