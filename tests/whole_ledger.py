@@ -9,8 +9,8 @@ from otelbill_collector.audit import build_checks
 from otelbill_collector.config import Config
 from otelbill_collector.domain.intents import Stop
 from otelbill_collector.ledger import deliveries
+from otelbill_collector.ledger.corrections import Wish
 from otelbill_collector.ledger.findings import Report
-from otelbill_collector.ledger.instructions import Instruction
 from otelbill_collector.ledger.integrity import Checks, verify_ledger
 from otelbill_collector.ledger.journal import Due, save_due
 from otelbill_collector.ledger.lineage import list_suspense, list_unsettled
@@ -49,7 +49,7 @@ def make_ledger(folder: Path, batches: int = 3) -> Path:
     books.post(chat("nobody", customer=None), TestSpan("silent", silent, trace="silent"))
     books.post(chat("broken", tokens=(-1, 2)), chat("strange", model="model-nobody-knows"))
     (suspense,) = books.store.read(list_suspense)
-    books.books.assign_customer(Instruction(suspense.event_id, "initech", "ann", "her word", NOW))
+    books.books.correct(Wish((suspense.event_id,), "ann", "her word", NOW, customer_id="initech"))
     held = next(item for item in books.store.read(list_unsettled) if item.amounts.state.value == "held")
     books.books.resolve_usage(Resolution(held.event_id, {"input_tokens": 7}, "ann", "console", NOW))
     books.store.transact(

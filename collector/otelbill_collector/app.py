@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from otelbill_collector.audit import build_metering, find_damage
+from otelbill_collector.commands import build_operate
 from otelbill_collector.config import Config
 from otelbill_collector.decode.select import select_span
 from otelbill_collector.domain.instants import NANOS
@@ -40,17 +41,17 @@ from otelbill_collector.ledger.deadletters import count_dead_letters, list_dead_
 from otelbill_collector.ledger.groups import GroupLimits
 from otelbill_collector.ledger.lineage import list_suspense, list_unsettled
 from otelbill_collector.ledger.outbox_views import count_states, find_oldest_waiting
-from otelbill_collector.ledger.resolutions import InvalidResolution, NotHeld
+from otelbill_collector.ledger.resolutions import NotHeld
 from otelbill_collector.ledger.rollups import count_events, load_usage
 from otelbill_collector.ledger.sqlite import LedgerUnavailable, SqliteStore
 from otelbill_collector.listeners import CannotStart, QuietServer, bind_grpc, bind_sockets, list_api_hosts
-from otelbill_collector.operations import NoStripe, Operations, StripeDesk, render_status
+from otelbill_collector.operations import NoStripe, Operations, OtherPrices, StripeDesk, render_status
 from otelbill_collector.pipeline import Carried, Limits, Request, Stages, carry_batch
 from otelbill_collector.receive.admission import Admission, ReceiveLimits
 from otelbill_collector.receive.grpc import OtlpGrpc, build_server
 from otelbill_collector.receive.http import OtlpHttp
 from otelbill_collector.rules import RuleSet, claim_keys
-from otelbill_collector.web.api import ApiHandlers, BadQuery, build_api
+from otelbill_collector.web.api import ApiHandlers, build_api
 
 _log = logging.getLogger("otelbill")
 
@@ -67,12 +68,15 @@ def read_clock() -> int:
     return time.time_ns()
 
 
+def build_rater(config: Config) -> Rater:
+    """Prices under a configuration."""
+    return Rater(config.rate_card)
+
+
 def build_rules(config: Config) -> RuleSet:
     """Claims and rating under a configuration."""
     claims = config.claims
-    return RuleSet(
-        Rater(config.rate_card), grace_seconds=claims.grace_seconds, accept_estimates=claims.accept_estimates
-    )
+    return RuleSet(build_rater(config), grace_seconds=claims.grace_seconds, accept_estimates=claims.accept_estimates)
 
 
 def build_stages(config: Config, store: SqliteStore) -> Stages:
@@ -125,7 +129,7 @@ def open_operations(config: Config) -> Iterator[Operations]:
     try:
         desk = build_desk(config, store)
         try:
-            yield Operations(build_stages(config, store), desk, read_clock)
+            yield Operations(build_stages(config, store), desk, read_clock, build_rater(config))
         finally:
             if desk is not None:
                 desk.exporter.close()
@@ -174,7 +178,7 @@ class Sidecar:
         except StripePackageMissing as error:
             raise CannotStart([str(error)]) from error
         self._desk = desk
-        self._operations = Operations(self._stages, desk, self._clock)
+        self._operations = Operations(self._stages, desk, self._clock, build_rater(config))
         self._metrics = SidecarMetrics(self._load_levels)
         limits = config.limits
         self._admission = Admission(
@@ -335,45 +339,8 @@ class Sidecar:
             stripe_status=lambda: read(render_status),
             operate=build_operate(operations),
             not_found=(NothingFound, UnknownEvent),
-            refused=(NoStripe, StripeProblem, NotHeld),
+            refused=(NoStripe, OtherPrices, StripeProblem, NotHeld),
         )
-
-
-def build_operate(operations: Operations) -> dict[str, Callable[[dict[str, Any]], Any]]:
-    """Operator commands by name, each taking a JSON object. Raises BadQuery for a missing argument."""
-
-    def assign(arguments: dict[str, Any]) -> Any:
-        return operations.assign_customer(
-            **_require_texts(arguments, ("event_id", "customer_id", "operator", "reason"))
-        )
-
-    def resolve(arguments: dict[str, Any]) -> Any:
-        texts = _require_texts(arguments, ("event_id", "operator", "reason"))
-        quantities = arguments.get("quantities")
-        if not isinstance(quantities, dict):
-            raise BadQuery("quantities: give an object of token units and integers")
-        try:
-            return operations.resolve_usage(**texts, quantities=quantities)
-        except InvalidResolution as error:
-            raise BadQuery(str(error)) from error
-
-    return {
-        "assign-customer": assign,
-        "resolve-usage": resolve,
-        "replay-dead-letters": lambda arguments: operations.replay_dead_letters(arguments.get("letter_ids") or ()),
-        "stripe-flush": lambda _: operations.flush_stripe(),
-        "stripe-plan": lambda _: operations.plan_stripe(),
-        "stripe-apply": lambda _: operations.apply_stripe(),
-        "stripe-reissue": lambda arguments: operations.reissue_intent(str(arguments.get("identifier"))),
-        "reconcile": lambda arguments: operations.reconcile_stripe(since_nanos=arguments.get("since_nanos")),
-    }
-
-
-def _require_texts(arguments: dict[str, Any], names: Sequence[str]) -> dict[str, str]:
-    for name in names:
-        if not isinstance(arguments.get(name), str) or not arguments[name].strip():
-            raise BadQuery(f"{name}: give a non-empty text")
-    return {name: arguments[name] for name in names}
 
 
 def find_sidecar(data_dir: Path) -> str | None:

@@ -28,9 +28,11 @@ ALLOWED = {
     "offline": {"domain", "decode", "ledger", "rules", "explanation"},
     "dialect_guide": {"decode"},
     "doctor": {"domain", "decode", "offline", "dialect_guide"},
-    "operations": {"domain", "ledger", "export", "jobs", "pipeline", "explanation"},
+    "commands": {"domain", "ledger", "operations", "web"},
+    "operations": {"domain", "ledger", "export", "jobs", "pipeline", "explanation", "simulation"},
+    "simulation": {"domain", "ledger"},
 }
-LEDGER_WRITERS = {"books", "booking", "instructions", "resolutions", "sqlite", "journal"}
+LEDGER_WRITERS = {"books", "booking", "corrections", "resolutions", "sqlite", "journal"}
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 420
 

@@ -7,7 +7,18 @@ import sys
 
 import click
 
-from otelbill_collector.cli import collect, demo, dialects, integrity, offline, operate, report, stripe
+from otelbill_collector.cli import (
+    collect,
+    corrections,
+    demo,
+    dialects,
+    integrity,
+    offline,
+    operate,
+    report,
+    repricing,
+    stripe,
+)
 from otelbill_collector.config import ConfigError, render_problems
 
 _COMMANDS = (
@@ -21,8 +32,13 @@ _COMMANDS = (
     report.explain,
     report.show_held,
     report.show_suspense,
-    operate.adjust,
+    corrections.adjust,
     operate.resolve,
+    corrections.take_back,
+    corrections.corrections,
+    repricing.rerate,
+    repricing.run_simulation,
+    repricing.forecast,
     operate.dead_letters,
     operate.reconcile,
     stripe.stripe,

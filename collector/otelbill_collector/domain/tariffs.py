@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from otelbill_collector.domain import usage as units
+from otelbill_collector.domain.charges import PeriodCharge
 from otelbill_collector.domain.money import format_attos
 from otelbill_collector.domain.prices import (
     Json,
@@ -40,12 +41,15 @@ _TOTAL_INPUT = (units.INPUT_TOKENS, units.CACHE_READ_TOKENS, units.CACHE_WRITE_T
 
 
 class UnitRate(NamedTuple):
-    """What one unit is charged and costs, in attos for one unit; None is unknown."""
+    """What one unit is charged and costs, in attos for one unit; None is unknown.
+
+    What a period charge covers adds nothing to its event, and so is charged 0 here.
+    """
 
     unit: str
     charge_attos: int | None
     cost_attos: int | None
-    entry: ChargePrice | Markup | None  # where the charge comes from
+    entry: ChargePrice | PeriodCharge | Markup | None  # where the charge comes from
 
 
 class Plan(NamedTuple):
@@ -90,15 +94,15 @@ class Tariff:
             return None
         cost = self._find_cost(unit)
         entry = self._find_charge(unit)
-        charge = entry.attos if isinstance(entry, ChargePrice) else None
+        charge = entry.attos if isinstance(entry, ChargePrice) else 0 if isinstance(entry, PeriodCharge) else None
         if isinstance(entry, Markup) and cost is not None:
             charge = multiply_markup(cost, entry.percent_scaled)
         return UnitRate(unit, charge, cost, entry if charge is not None else None)
 
-    def _find_price(self, unit: str) -> ChargePrice | None:
-        return find_entry((price for price in self.card.prices if price.unit == unit), self.names, self.at_nanos)
+    def _find_price(self, unit: str) -> ChargePrice | PeriodCharge | None:
+        return find_entry(self.card.list_unit_entries(unit), self.names, self.at_nanos)
 
-    def _find_charge(self, unit: str) -> ChargePrice | Markup | None:
+    def _find_charge(self, unit: str) -> ChargePrice | PeriodCharge | Markup | None:
         """The unit's own price, else its parent's, else a markup."""
         own = self._find_price(unit)
         if own is None and unit in PARENTS:
@@ -143,11 +147,14 @@ class Tariff:
 
 
 def _render_rate(rate: UnitRate) -> Json:
-    entry: Json = rate.entry.render() if rate.entry else None
+    cost = None if rate.cost_attos is None else format_attos(rate.cost_attos)
+    if isinstance(rate.entry, PeriodCharge):
+        covered = {"name": rate.entry.name, "unit": rate.entry.unit, "version": rate.entry.version.version_id}
+        return {"charge": "period", "cost": cost, "entry": {"period_charge": {**covered}}}
     return {
         "charge": None if rate.charge_attos is None else format_attos(rate.charge_attos),
-        "cost": None if rate.cost_attos is None else format_attos(rate.cost_attos),
-        "entry": entry,
+        "cost": cost,
+        "entry": rate.entry.render() if rate.entry else None,
     }
 
 

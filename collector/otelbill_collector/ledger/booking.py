@@ -18,8 +18,13 @@ from otelbill_collector.domain.ids import derive_claim_key
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import Amounts, UsageRecord, digest_candidate, identify_candidate
 from otelbill_collector.domain.usage import Candidate, Decision, RatingState
+from otelbill_collector.ledger.corrections import (
+    CorrectionBook,
+    apply_to_amounts,
+    apply_to_decision,
+    describe_standing,
+)
 from otelbill_collector.ledger.groups import GroupIndex
-from otelbill_collector.ledger.instructions import Instruction
 from otelbill_collector.ledger.journal import Due, Placed, append_segment, save_due, save_price_versions, take_due
 from otelbill_collector.ledger.lineage import list_key_days
 from otelbill_collector.ledger.members import Member, Row, Singles
@@ -30,6 +35,7 @@ Decide = Callable[[Sequence[Candidate], int], Sequence[Decision]]
 Rate = Callable[[Candidate, Decision], tuple[Amounts, Mapping[str, str]]]
 _DUE_BATCH = 2_000
 _NOBODY = (Singles((), (), (), (), (), (), {}), 0)  # stands for an arrival until it is known
+_NOT_AGAIN: Mapping[str, str | None] = {}  # events to rate again though nothing about them is new, and why
 
 
 class Outcome(Enum):
@@ -52,12 +58,12 @@ class Alone:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What booking applies: the pure functions for claim keys, decisions and rating; operators' latest instructions."""
+    """What booking applies: the pure functions for claim keys, decisions and rating; what operators said."""
 
     claim_keys: KeysOf
     decide: Decide
     rate: Rate
-    instructions: Mapping[str, Instruction]  # by event id
+    corrections: CorrectionBook
     resolutions: Mapping[str, Resolution] = field(default_factory=dict)  # by event id
     alone: Alone | None = None  # the short way for spans that stand alone; None: all go the long way
 
@@ -156,9 +162,11 @@ def _gather_singles(
     """Decide and rate the arrivals that stand alone, unless an operator has said something of one."""
     candidates = [arrivals[number][0] for number in alone]
     events = derive_span_events([(candidate.trace_id, candidate.span_id) for candidate in candidates])
-    if rules.instructions or rules.resolutions:
-        told = rules.instructions.keys() | rules.resolutions.keys()
-        kept = [(number, event) for number, event in zip(alone, events, strict=True) if event.hex() not in told]
+    told, resolved = rules.corrections.event_ids, rules.resolutions.keys()
+    if told or resolved:
+        names = [event.hex() for event in events]
+        kept = [pair for pair, name in zip(zip(alone, events, strict=True), names, strict=True)
+                if name not in told and name not in resolved]  # fmt: skip
         if not kept:
             return
         alone, events = [number for number, _ in kept], [event for _, event in kept]
@@ -190,11 +198,20 @@ def book_due(connection: sqlite3.Connection, index: GroupIndex, rules: Rules, no
 
 
 def book_members(
-    connection: sqlite3.Connection, index: GroupIndex, members: Sequence[Member], rules: Rules, now_nanos: int
+    connection: sqlite3.Connection,
+    index: GroupIndex,
+    members: Sequence[Member],
+    rules: Rules,
+    now_nanos: int,
+    note: str | None = None,
 ) -> Booking:
-    """Decide again the groups of members that are already booked, after an operator's instruction."""
+    """Decide and rate again members that are already booked, and their groups, after an operator said something.
+
+    `note` says why, for records whose amounts change though nothing that was said of the event stands.
+    """
     booking = Booking()
-    _book_groups(connection, index, members, rules, now_nanos, booking)
+    again = {member.event_id: note for member in members}
+    _book_groups(connection, index, members, rules, now_nanos, booking, again)
     return booking
 
 
@@ -235,6 +252,7 @@ def _book_groups(
     rules: Rules,
     now_nanos: int,
     booking: Booking,
+    again: Mapping[str, str | None] = _NOT_AGAIN,
 ) -> None:
     done: set[str] = set()
     placed: list[Placed] = []
@@ -252,7 +270,7 @@ def _book_groups(
                 dues.append(Due(decision.due_nanos, member.day, member.keys[0]))
             if decision.due_nanos is not None:
                 decision = replace(decision, due_nanos=None)
-            placed.extend(_book_difference(member, decision, rules, price_bodies))
+            placed.extend(_book_difference(member, decision, rules, price_bodies, again))
     if placed or booking.singles:
         save_price_versions(connection, price_bodies)
         append_segment(connection, placed, now_nanos, booking.singles)
@@ -261,23 +279,30 @@ def _book_groups(
 
 
 def _book_difference(
-    member: Member, decision: Decision, rules: Rules, price_bodies: dict[str, str]
+    member: Member,
+    decision: Decision,
+    rules: Rules,
+    price_bodies: dict[str, str],
+    again: Mapping[str, str | None],
 ) -> Iterable[Placed]:
     """What must be appended so that `decision` is in force: nothing, a first booking, or a reversal and a revision."""
-    decision, note = _apply_operator(member.event_id, decision, rules)
-    before = member.booked
-    if before is not None and before.decision == decision and before.amounts.state is not RatingState.UNPRICED:
+    event_id, before = member.event_id, member.booked
+    decision, note = _apply_operator(event_id, decision, rules)
+    same = before is not None and before.decision == decision
+    if same and before is not None and before.amounts.state is not RatingState.UNPRICED and event_id not in again:
         return
     amounts, bodies = rules.rate(member.candidate, decision)
-    if before is not None and before.decision == decision:
-        if amounts.state is RatingState.UNPRICED:
+    amounts = apply_to_amounts(amounts, rules.corrections.find(event_id))
+    if same and before is not None:
+        if _are_equal(amounts, before.amounts) or (event_id not in again and amounts.state is RatingState.UNPRICED):
             return
-        note = "a price was found"
+        note = note or again.get(event_id, "a price was found")
+    note = note or again.get(event_id)
     price_bodies.update(bodies)
     if before is not None:
         yield Placed(replace(before, sign=-1, note=note), member.day, member.keys)
     record = UsageRecord(
-        event_id=member.event_id,
+        event_id=event_id,
         revision=0 if before is None else before.revision + 1,
         sign=1,
         content=member.content,
@@ -291,14 +316,18 @@ def _book_difference(
     yield Placed(record, member.day, member.keys)
 
 
+def _are_equal(one: Amounts, other: Amounts) -> bool:
+    """Equal in money, whatever the price version is called."""
+    return replace(one, price_version=None) == replace(other, price_version=None)
+
+
 def _apply_operator(event_id: str, decision: Decision, rules: Rules) -> tuple[Decision, str | None]:
     """The decision as operators want it, and the note that says who and why."""
-    notes = []
-    instruction, resolution = rules.instructions.get(event_id), rules.resolutions.get(event_id)
-    if instruction is not None:
-        decision = replace(decision, customer_id=instruction.customer_id)
-        notes.append(f"customer assigned by {instruction.operator}: {instruction.reason}")
+    standing, resolution = rules.corrections.find(event_id), rules.resolutions.get(event_id)
+    if not standing and resolution is None:
+        return decision, None
+    notes = describe_standing(standing)
     if resolution is not None and is_open(decision):
         decision = apply_resolution(decision, resolution)
         notes.append(f"usage given by {resolution.operator}: {resolution.reason}")
-    return decision, "; ".join(notes) or None
+    return apply_to_decision(decision, standing), "; ".join(notes) or None

@@ -39,6 +39,11 @@ SEALED = (
     Sealed("due_group", ("due_nanos", "day", "key"), (), blob_key=True),
     Sealed("claim_run", ("run_id",), ("level", "day_min", "day_max", "entries")),
     Sealed("instruction", ("instruction_id",), ("event_id", "customer_id", "operator", "reason", "given_nanos")),
+    Sealed(
+        "correction",
+        ("correction_id",),
+        ("event_id", "aspect", "value", "batch", "operator", "reason", "given_nanos", "reverses"),
+    ),
     Sealed("resolution", ("resolution_id",), ("event_id", "quantities", "operator", "reason", "given_nanos")),
     Sealed(
         "dead_letter",
@@ -116,12 +121,8 @@ def list_broken_seals(connection: sqlite3.Connection, sealed: Sealed) -> Iterato
         yield BrokenSeal(sealed.table, str(row_key), "the row is gone; only its seal is left")
 
 
-def render_triggers() -> str:
-    """SQL that keeps the seals: what the migration that introduced them holds, word for word."""
-    return "\n".join(_render_table(sealed) for sealed in SEALED)
-
-
-def _render_table(sealed: Sealed) -> str:
+def render_triggers(sealed: Sealed) -> str:
+    """SQL that keeps a table's seals: what the migration that introduced them holds, word for word."""
     table = sealed.table
     new = ", ".join(f"NEW.{name}" for name in (*sealed.key, *sealed.columns))
     old_key, new_key = sealed.write_key("OLD."), sealed.write_key("NEW.")

@@ -126,6 +126,7 @@ def _check_seals_of(connection: sqlite3.Connection, sealed: Sealed, report: Repo
 
 _TOUCHED = {
     "instruction": "SELECT customer_id, event_id, NULL FROM instruction WHERE instruction_id = ?",
+    "correction": "SELECT NULL, event_id, NULL FROM correction WHERE correction_id = ?",
     "resolution": "SELECT NULL, event_id, NULL FROM resolution WHERE resolution_id = ?",
     "stripe_lane": "SELECT customer_id, NULL, NULL FROM stripe_lane WHERE lane_id = ?",
     "stripe_window": "SELECT customer_id, NULL, start_nanos FROM stripe_window JOIN stripe_lane USING (lane_id)"

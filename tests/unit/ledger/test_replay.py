@@ -87,5 +87,5 @@ def test_without_the_seal_function_sealed_rows_cannot_be_written(ledger: Path) -
     """Another program cannot change state by accident: the database refuses."""
     connection = sqlite3.connect(ledger)
     with pytest.raises(sqlite3.OperationalError, match="otelbill_seal"):
-        connection.execute("UPDATE instruction SET customer_id = 'umbrella'")
+        connection.execute("UPDATE correction SET value = 'umbrella'")
     connection.close()

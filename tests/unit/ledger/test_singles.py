@@ -18,7 +18,7 @@ from otelbill_collector.domain.ids import derive_event_id, derive_record_id
 from otelbill_collector.domain.usage import STANDARD_UNITS
 from otelbill_collector.ledger.books import Books
 from otelbill_collector.ledger.columns import encode_singles
-from otelbill_collector.ledger.instructions import Instruction
+from otelbill_collector.ledger.corrections import Wish
 from otelbill_collector.ledger.journal import list_tables
 from otelbill_collector.ledger.members import Singles
 from otelbill_collector.ledger.segments import decode_table, encode_segment, parse_quantities
@@ -142,7 +142,7 @@ def test_an_instruction_given_before_the_span_comes_back_holds(tmp_path: Path) -
     books = TestBooks(tmp_path)
     books.post(chat("a", customer=None))
     (row,) = list_rows(books).values()
-    books.books.assign_customer(Instruction(str(row["event_id"]), "globex", "ann", "why", NOW))
+    books.books.correct(Wish((str(row["event_id"]),), "ann", "why", NOW, customer_id="globex"))
     assert books.totals()["customer"] == "globex"
     books.close()
 
