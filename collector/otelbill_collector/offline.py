@@ -56,30 +56,35 @@ def rate_spans(spans: Iterable[SpanView], rules: RuleSet) -> list[Json]:
 def list_groups(candidates: Sequence[Candidate]) -> Iterator[list[Candidate]]:
     """Connected components over claim keys, each in a stable order."""
     by_key: dict[bytes, list[int]] = {}
-    keys = [collect_keys(candidate, claim_keys) for candidate in candidates]
-    for index, own in enumerate(keys):
-        for key in own:
+    for index, candidate in enumerate(candidates):
+        for key in collect_keys(candidate, claim_keys):
             by_key.setdefault(key, []).append(index)
-    seen: set[int] = set()
-    visited: set[tuple[bytes, str | None]] = set()
-    for start in range(len(candidates)):
-        if start in seen:
-            continue
-        seen.add(start)
-        group, pending = [], [start]
-        while pending:
-            index = pending.pop()
-            group.append(index)
-            for key in keys[index]:
-                apart = candidates[index].emitter if is_twin_key(key) else None
-                if (key, apart) in visited:
-                    continue
-                visited.add((key, apart))
-                for other in by_key[key]:
-                    if other not in seen and candidates[other].emitter != apart:
-                        seen.add(other)
-                        pending.append(other)
-        yield [candidates[index] for index in sorted(group)]
+    home: list[list[int] | None] = [None] * len(candidates)
+    for key, members in by_key.items():
+        if len(members) > 1 and not (is_twin_key(key) and _are_of_one_emitter(candidates, members)):
+            _join(home, members)
+    shown: set[int] = set()
+    for index, group in enumerate(home):
+        if group is None:
+            yield [candidates[index]]
+        elif id(group) not in shown:
+            shown.add(id(group))
+            yield [candidates[member] for member in sorted(group)]
+
+
+def _are_of_one_emitter(candidates: Sequence[Candidate], members: Sequence[int]) -> bool:
+    return len({candidates[member].emitter for member in members}) == 1
+
+
+def _join(home: list[list[int] | None], members: Sequence[int]) -> None:
+    """Put candidates, and all that are already with them, into one group: the largest takes the others in."""
+    groups = {id(group): group for member in members if (group := home[member]) is not None}
+    largest = max(groups.values(), key=len, default=[])
+    joined = [member for group in groups.values() if group is not largest for member in group]
+    joined += [member for member in members if home[member] is None]
+    largest += joined
+    for member in joined:
+        home[member] = largest
 
 
 def _render(candidate: Candidate, decision: Decision, rules: RuleSet) -> Json:

@@ -152,5 +152,24 @@ def test_patterns_that_share_a_name_are_known_to(one: str, other: str, name: str
         assert matches_pattern(one, name)
 
 
+@given(cards(), quantities, st.integers(-DAY_NANOS, DAY_NANOS))
+def test_the_short_way_to_amounts_is_the_long_one(card: RateCard, used: dict[str, int], offset: int) -> None:
+    """Sums without lines are those with lines, under the same price version; what needs a closer look gets it."""
+    rater, at_nanos = Rater(card), AT + offset
+    names = (NAMES["provider"], NAMES["model"], None, None)
+    for _ in range(2):  # the second time by the plan that was kept
+        sums = rater.sum_plain(used, at_nanos, names, NAMES["customer_id"], NAMES["step"])
+        if sums is not None:
+            rated = Rater(card).rate(used, at_nanos, **NAMES)
+            assert rated.state is RatingState.RATED
+            assert sums == (rated.cost_attos, rated.charge_attos, rated.version)
+
+
+def test_a_plain_event_goes_the_short_way() -> None:
+    """An event whose every unit has a price needs no lines."""
+    used = {"input_tokens": 100, "output_tokens": 7, "requests": 1, "cache_read_tokens": 0}
+    assert Rater().sum_plain(used, AT, ("openai", "gpt-4o-mini", None, None), "acme", None) is not None
+
+
 def _content(rated: Rated) -> object:
     return rated._replace(lines=tuple(sorted(rated.lines)), problems=tuple(sorted(rated.problems)))  # type: ignore[arg-type]

@@ -14,9 +14,9 @@ from otelbill_collector.decode.descriptions import group_descriptions
 from otelbill_collector.decode.inheritance import resolve_attributions
 from otelbill_collector.decode.lineage import Canopy, Lineage
 from otelbill_collector.decode.reasons import Reason
-from otelbill_collector.decode.residuals import Explained, Residual, find_residuals
+from otelbill_collector.decode.residuals import Explained, Residual, find_calls_around, find_residuals
 from otelbill_collector.decode.twins import find_claim_id, list_twin_keys
-from otelbill_collector.decode.verdicts import Verdicts, decide_alone
+from otelbill_collector.decode.verdicts import NO_QUANTITIES, Verdicts, decide_alone
 from otelbill_collector.domain.ids import derive_response_key, derive_trace_key
 from otelbill_collector.domain.instants import NANOS
 from otelbill_collector.domain.usage import (
@@ -25,15 +25,12 @@ from otelbill_collector.domain.usage import (
     REQUESTS,
     Candidate,
     Decision,
-    Quantities,
     Role,
     UsageSource,
 )
 
 FOREVER_NANOS = 2**63 - 1
 """A `now` past every grace time: residuals are final."""
-
-_NOTHING: Quantities = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +53,8 @@ def claim_keys(candidate: Candidate) -> tuple[bytes, ...]:
     claim_id = find_claim_id(candidate)
     if claim_id is None:
         return (trace_key, *list_twin_keys(candidate))
+    if "twin" not in candidate.traits:
+        return trace_key, derive_response_key(claim_id)
     return (trace_key, derive_response_key(claim_id), *list_twin_keys(candidate))
 
 
@@ -65,13 +64,15 @@ def decide_group(
     """One decision per candidate, in the order given. `now_nanos` settles which residuals are final."""
     if len(candidates) == 1 and _stands_alone(candidates[0]):
         return [decide_alone(candidates[0])]
-    return decide_group_fully(candidates, now_nanos, policy)
+    return _decide_apart(candidates) or decide_group_fully(candidates, now_nanos, policy)
 
 
 def decide_group_fully(
     candidates: Sequence[Candidate], now_nanos: int, policy: ClaimPolicy = _DEFAULT_POLICY
 ) -> list[Decision]:
     """The same by the general rule, whatever the shape of the group."""
+    if not candidates:
+        return []
     order = _rank(candidates)
     decisions = _Group([candidates[i] for i in order], now_nanos, policy).decide()
     placed = list(decisions)
@@ -83,6 +84,32 @@ def decide_group_fully(
 def _stands_alone(candidate: Candidate) -> bool:
     """True when a group of this candidate only needs no weighing."""
     return candidate.role is not Role.AGGREGATE and "implies_call" not in candidate.traits
+
+
+def _decide_apart(candidates: Sequence[Candidate]) -> list[Decision] | None:
+    """Decisions of a group in which nothing is weighed but who pays: calls of one emitter, none inside another, and
+    nothing with totals or hidden calls. None for other groups.
+    """
+    calls = 0
+    emitter: str | None = None
+    for candidate in candidates:
+        role, traits = candidate.role, candidate.traits
+        if traits and ("implies_call" in traits or "last_call_only" in traits):
+            return None
+        if role is Role.CALL:
+            if (calls and candidate.emitter != emitter) or candidate.reason == Reason.INTERNAL:
+                return None
+            calls, emitter = calls + 1, candidate.emitter
+        elif role is Role.AGGREGATE and candidate.quantities:
+            return None
+    lineage = Lineage(candidates) if candidates else None
+    if lineage is None or lineage.has_repeats:
+        return None
+    if calls > 1 and not lineage.is_flat:
+        enclosing = lineage.find_enclosing([c.role for c in candidates])
+        if any(above >= 0 and c.role is Role.CALL for above, c in zip(enclosing, candidates, strict=True)):
+            return None
+    return Verdicts(candidates).build_decisions(resolve_attributions(candidates, lineage, ()))
 
 
 def _rank(candidates: Sequence[Candidate]) -> list[int]:
@@ -107,24 +134,36 @@ class _Group:
         self.roles = [c.role for c in candidates]
         self.verdicts = Verdicts(candidates)
         self._tool_parents: frozenset[int] | None = None
+        self._canopy: tuple[list[int], Canopy] | None = None
 
     def decide(self) -> list[Decision]:
         """One decision per candidate, in order."""
-        candidates, verdicts = self.candidates, self.verdicts
-        enclosing = self._demote_sums(self.lineage.find_enclosing(self.roles))
-        calls = [i for i, c in enumerate(candidates) if self.roles[i] is Role.CALL and c.problem is None]
-        groups = group_descriptions(candidates, calls, enclosing)
-        attributions = resolve_attributions(candidates, self.lineage, groups)
+        groups = self._group_calls()
+        attributions = resolve_attributions(self.candidates, self.lineage, groups)
         winners = [self._decide_call(group) for group in groups]
         residuals = self._decide_parents(groups, winners)
         self._decide_implied(groups, residuals)
-        self._settle_repeats()
-        return [verdicts.build(index, candidates, attributions) for index in range(len(candidates))]
+        if self.lineage.has_repeats:
+            self._settle_repeats()
+        return self.verdicts.build_decisions(attributions)
 
-    def _demote_sums(self, enclosing: list[int]) -> list[int]:
+    def _group_calls(self) -> list[list[int]]:
+        """The sets of candidates that describe one provider call each."""
+        calls = self._list_calls()
+        if len(calls) < 2:
+            return [calls] if calls else []
+        enclosing = self.lineage.find_enclosing(self.roles)
+        if self._demote_sums(enclosing):
+            calls, enclosing = self._list_calls(), self.lineage.find_enclosing(self.roles)
+        return group_descriptions(self.candidates, calls, enclosing)
+
+    def _list_calls(self) -> list[int]:
+        return [i for i, c in enumerate(self.candidates) if self.roles[i] is Role.CALL and c.problem is None]
+
+    def _demote_sums(self, enclosing: Sequence[int]) -> bool:
         """Calls that enclose several calls of another layer and equal none of them are totals of those, not calls.
 
-        Returns which call encloses which after that.
+        Returns whether there are such.
         """
         inner: dict[int, list[Candidate]] = {}
         for index, outer in enumerate(enclosing):
@@ -135,7 +174,7 @@ class _Group:
         sums = [outer for outer, found in inner.items() if _is_sum(self.candidates[outer], found)]
         for outer in sums:
             self.roles[outer] = Role.AGGREGATE
-        return self.lineage.find_enclosing(self.roles) if sums else enclosing
+        return bool(sums)
 
     def _decide_call(self, group: list[int]) -> int:
         """Settle one provider call among its descriptions; returns the index of the winner."""
@@ -176,21 +215,22 @@ class _Group:
         if not parents:
             return {}
         calls = [self._explain(group, winner) for group, winner in zip(groups, winners, strict=True)]
-        residuals = find_residuals(self.candidates, self.roles, self.lineage, parents=parents, calls=calls)
+        around = find_calls_around(self.candidates, self.roles, self.lineage)
+        residuals = find_residuals(self.candidates, around, self._shade(parents), parents=parents, calls=calls)
         for parent, residual in residuals.items():
             self._decide_parent(parent, residual, winners)
         return residuals
 
     def _explain(self, group: list[int], winner: int) -> Explained:
         unknown = self.verdicts.is_unknown(winner)
-        quantities = _NOTHING if unknown else self.verdicts.quantities[winner]
+        quantities = NO_QUANTITIES if unknown else self.verdicts.quantities[winner]
         return Explained(group, quantities, unknown and self.verdicts.billable[winner])
 
     def _decide_parent(self, parent: int, residual: Residual, winners: list[int]) -> None:
         verdicts = self.verdicts
         if not residual.quantities:
             verdicts.billable[parent] = False
-            verdicts.quantities[parent] = _NOTHING
+            verdicts.quantities[parent] = NO_QUANTITIES
             verdicts.usage_source[parent] = UsageSource.RESIDUAL
             return
         due = self.candidates[parent].ended_nanos + self.grace_nanos
@@ -213,7 +253,7 @@ class _Group:
         frames = [i for i, c in enumerate(candidates) if "implies_call" in c.traits]
         if not frames:
             return
-        canopy = Canopy(self.lineage, frames)
+        canopy = self._shade(frames)
         shown = {above for i in _list_telling(groups, residuals) for above in (i, *canopy.list_above(i))}
         for index in frames:
             candidate = candidates[index]
@@ -226,6 +266,12 @@ class _Group:
             verdicts.usage_source[index] = UsageSource.UNKNOWN
             verdicts.quantities[index] = {REQUESTS: 1}
             verdicts.due_nanos[index] = None if late else due
+
+    def _shade(self, chosen: list[int]) -> Canopy:
+        """Which of the chosen stand above any candidate; parents with totals and silent frames are often the same."""
+        if self._canopy is None or self._canopy[0] != chosen:
+            self._canopy = chosen, Canopy(self.lineage, chosen)
+        return self._canopy[1]
 
     def _settle_repeats(self) -> None:
         """One span that stands in the group twice bills once."""

@@ -60,7 +60,7 @@ def group_descriptions(
 
     `indexes` names the calls in order, `enclosing` the call directly around each candidate.
     """
-    if len(indexes) < 2:
+    if not _may_be_linked(candidates, indexes, enclosing):
         return [[index] for index in indexes]
     calls = _Calls(candidates, indexes, enclosing)
     links = [*_link_by_id(calls), *_link_nested(calls), *_link_by_numbers(calls), *_link_gaps(calls)]
@@ -75,6 +75,14 @@ def group_descriptions(
             for index in other:
                 home[index] = one
     return [sorted(group) for index, group in home.items() if min(group) == index]
+
+
+def _may_be_linked(candidates: Sequence[Candidate], indexes: Sequence[int], enclosing: Sequence[int]) -> bool:
+    """False where calls of one emitter stand side by side."""
+    if len(indexes) < 2:
+        return False
+    emitter = candidates[indexes[0]].emitter
+    return any(enclosing[index] >= 0 or candidates[index].emitter != emitter for index in indexes)
 
 
 def _may_merge(calls: _Calls, one: list[int], other: list[int]) -> bool:

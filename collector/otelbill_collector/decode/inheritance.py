@@ -32,13 +32,13 @@ def resolve_attributions(
     """Attributions of a group's candidates; `groups` are the sets that describe one call each."""
     found = Attributions(candidates)
     shared = [group for group in groups if len(group) > 1]
-    owned = _find_only_values(candidates, found.customer_id), _find_only_values(candidates, found.project_id)
     for column in found.list_columns():
-        if not lineage.is_flat and None in column:
+        if 0 < column.count(None) < len(column):
             _inherit(column, lineage)
-        _share(column, shared)
-    for column, only in zip((found.customer_id, found.project_id), owned, strict=True):
-        if only and None in column:
+            _share(column, shared)
+    for name, column in (("customer_id", found.customer_id), ("project_id", found.project_id)):
+        if 0 < column.count(None) < len(column):
+            only = _find_only_values(candidates, name)
             for index, value in enumerate(column):
                 if value is None:
                     column[index] = only.get(candidates[index].trace_id)
@@ -47,10 +47,8 @@ def resolve_attributions(
 
 
 def _inherit(column: Column, lineage: Lineage) -> None:
-    parents = lineage.parents
-    for index in lineage.order:
-        above = parents[index]
-        if above >= 0 and column[index] is None:
+    for index, above in lineage.list_descents():
+        if column[index] is None:
             column[index] = column[above]
 
 
@@ -64,12 +62,11 @@ def _share(column: Column, groups: Sequence[Sequence[int]]) -> None:
                 column[index] = value
 
 
-def _find_only_values(candidates: Sequence[Candidate], column: Column) -> dict[bytes, str]:
+def _find_only_values(candidates: Sequence[Candidate], name: str) -> dict[bytes, str]:
     """By trace, the value its candidates say themselves, where they say one only."""
-    if None not in column:
-        return {}
     seen: dict[bytes, set[str]] = {}
-    for candidate, value in zip(candidates, column, strict=True):
+    for candidate in candidates:
+        value = getattr(candidate, name)
         if value is not None:
             seen.setdefault(candidate.trace_id, set()).add(value)
     return {trace_id: next(iter(values)) for trace_id, values in seen.items() if len(values) == 1}

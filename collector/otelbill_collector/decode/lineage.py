@@ -15,19 +15,21 @@ from otelbill_collector.decode.reasons import Reason
 from otelbill_collector.domain.usage import Candidate, Role
 
 _NESTING_MAX = 64  # calls directly around a call that are looked at
+DEPTH_MAX = 256  # chosen candidates above one another that are looked at
 _NEW, _ON_THE_WAY, _PLACED = range(3)
 
 
 class Lineage:
-    """Parent chains over candidates, addressed by their index; -1 stands for no parent."""
+    """Parent chains over candidates (one at least), addressed by their index; -1 stands for no parent."""
 
     def __init__(self, candidates: Sequence[Candidate]) -> None:
         self.candidates = candidates
-        self.parents = _find_parents(candidates)
-        self.is_flat = max(self.parents, default=-1) < 0
+        self.parents, self.has_repeats = _find_parents(candidates)
+        self.is_flat = max(self.parents) < 0
         self._circular: set[int] = set()
         self.order: Sequence[int] = range(len(candidates)) if self.is_flat else self._sort_down()
         """Every index, parents before their children."""
+        self._descents: list[tuple[int, int]] | None = None
         self._broken: list[bool] | None = None
         self._places: tuple[list[int], list[int]] | None = None
 
@@ -51,12 +53,13 @@ class Lineage:
             parents[index] = -1
         return order
 
-    def list_ancestors(self, index: int) -> Iterator[int]:
-        """Ancestors that are candidates, nearest first."""
-        above = self.parents[index]
-        while above >= 0:
-            yield above
-            above = self.parents[above]
+    def list_descents(self) -> list[tuple[int, int]]:
+        """Every candidate that has a parent, and that parent; from the top down."""
+        if self._descents is None:
+            parents = self.parents
+            order = () if self.is_flat else self.order
+            self._descents = [(index, parents[index]) for index in order if parents[index] >= 0]
+        return self._descents
 
     def is_broken(self, index: int) -> bool:
         """True when the top of the chain names a parent that is no candidate."""
@@ -68,10 +71,8 @@ class Lineage:
         broken = [bool(candidate.parent_span_id) for candidate in self.candidates]
         for index in self._circular:
             broken[index] = False
-        for index in self.order:
-            above = self.parents[index]
-            if above >= 0:
-                broken[index] = broken[above]
+        for index, above in self.list_descents():
+            broken[index] = broken[above]
         return broken
 
     def is_ancestor(self, above: int, index: int) -> bool:
@@ -141,31 +142,48 @@ class Canopy:
     def __init__(self, lineage: Lineage, chosen: Iterable[int]) -> None:
         self._lineage = lineage
         self._chosen = set(chosen)
-        self._next = self._find_next()
+        self._next, self._depths = self._measure_depths()
         self._by_trace: dict[bytes, IntervalIndex] | None = None
 
-    def _find_next(self) -> list[int]:
-        """The nearest chosen ancestor of each candidate, or -1."""
+    def _measure_depths(self) -> tuple[list[int], list[int]]:
+        """The nearest chosen ancestor of each candidate, or -1, and how many of them it has."""
         parents = self._lineage.parents
-        found = [-1] * len(parents)
-        if not self._lineage.is_flat:
-            for index in self._lineage.order:
-                above = parents[index]
-                if above >= 0:
-                    found[index] = above if above in self._chosen else found[above]
-        return found
+        nearest, depths = [-1] * len(parents), [0] * len(parents)
+        for index, above in self._lineage.list_descents():
+            is_chosen = above in self._chosen
+            nearest[index] = above if is_chosen else nearest[above]
+            depths[index] = depths[above] + is_chosen
+        return nearest, depths
 
     def list_above(self, index: int) -> list[int]:
-        """Chosen candidates above one, ancestors first."""
+        """Chosen candidates above one, ancestors first, of those the nearest `DEPTH_MAX`."""
         found: list[int] = []
         above = self._next[index]
-        while above >= 0:
+        while above >= 0 and len(found) < DEPTH_MAX:
             found.append(above)
             above = self._next[above]
         if self._lineage.is_broken(index):
             known = set(found)
-            found += [above for above in self._list_around(index) if above not in known]
+            found += [around for around in self._list_around(index) if around not in known]
         return found
+
+    def count_above(self, index: int) -> int:
+        """How many stand above one, however deep it is."""
+        depth = self._depths[index]
+        if self._lineage.is_broken(index):
+            return len(self.list_above(index)) + max(0, depth - DEPTH_MAX)
+        return depth
+
+    def list_too_high(self) -> list[int]:
+        """Chosen candidates that stand above `DEPTH_MAX` others, one inside the other, or more."""
+        if max(self._depths) < DEPTH_MAX:
+            return []
+        heights = dict.fromkeys(self._chosen, 0)
+        for index in reversed(self._lineage.order):
+            above = self._next[index]
+            if index in heights and above >= 0:
+                heights[above] = max(heights[above], heights[index] + 1)
+        return [index for index, height in heights.items() if height >= DEPTH_MAX]
 
     def has_above(self, index: int) -> bool:
         """True when one of the chosen is an ancestor."""
@@ -197,11 +215,19 @@ class Canopy:
         }
 
 
-def _find_parents(candidates: Sequence[Candidate]) -> list[int]:
-    """The index of each candidate's parent; of a span that stands there twice, the first."""
-    trace_id = candidates[0].trace_id if candidates else b""
-    if all(candidate.trace_id == trace_id for candidate in candidates):
-        in_trace = {c.span_id: i for i, c in reversed(tuple(enumerate(candidates)))}
-        return [in_trace.get(c.parent_span_id, -1) if c.parent_span_id else -1 for c in candidates]
-    anywhere = {(c.trace_id, c.span_id): i for i, c in reversed(tuple(enumerate(candidates)))}
-    return [anywhere.get((c.trace_id, c.parent_span_id), -1) if c.parent_span_id else -1 for c in candidates]
+def _find_parents(candidates: Sequence[Candidate]) -> tuple[list[int], bool]:
+    """The index of each candidate's parent; of a span that stands there twice, the first. And whether one does."""
+    count = len(candidates)
+    spans: list[bytes] = [c.span_id for c in candidates]
+    above: list[bytes] = [c.parent_span_id for c in candidates]
+    traces = [c.trace_id for c in candidates]
+    if traces.count(traces[0]) == count:
+        in_trace = dict(zip(reversed(spans), range(count - 1, -1, -1), strict=True))
+        has_repeats = len(in_trace) != count
+        in_trace.pop(b"", None)  # no span's parent
+        return [in_trace.get(span_id, -1) for span_id in above], has_repeats
+    places = list(zip(traces, spans, strict=True))
+    anywhere = dict(zip(reversed(places), range(count - 1, -1, -1), strict=True))
+    named = zip(traces, above, strict=True)
+    parents = [anywhere.get((trace_id, span_id), -1) if span_id else -1 for trace_id, span_id in named]
+    return parents, len(anywhere) != count

@@ -6,7 +6,7 @@ finer split is not billed again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from otelbill_collector.decode.lineage import Canopy, Lineage
@@ -53,11 +53,13 @@ def subtract_explained(totals: Quantities, parts: Sequence[Quantities]) -> dict[
     """Totals minus parts per disjoint unit; empty when no billable token or unit is left."""
     explained = sum_quantities(list(parts))
     left = {unit: max(0, amount - explained.get(unit, 0)) for unit, amount in totals.items() if unit != REQUESTS}
-    budget = max(0, total_input(totals) - total_input(explained))
+    if not any(left.values()):
+        return {}
+    excess = total_input(left) - max(0, total_input(totals) - total_input(explained))
     for unit in _INPUT_CLASSES:  # uncached first: the dearest guess is the first to go
-        excess = total_input(left) - budget
-        if excess > 0 and left.get(unit):
-            left[unit] = max(0, left[unit] - excess)
+        if excess > 0 and (amount := left.get(unit)):
+            left[unit] = max(0, amount - excess)
+            excess -= amount - left[unit]
     for subset, whole in _SUBSETS:
         if subset in left:
             left[subset] = min(left[subset], left.get(whole, 0))
@@ -72,24 +74,28 @@ def _is_billable(unit: str) -> bool:
 
 def find_residuals(
     candidates: Sequence[Candidate],
-    roles: Sequence[Role],
-    lineage: Lineage,
+    around: Sequence[int],
+    canopy: Canopy,
     *,
     parents: Sequence[int],
     calls: Sequence[Explained],
 ) -> Mapping[int, Residual]:
-    """Residual of every parent, innermost first: an inner parent's residual explains its outer ones."""
-    canopy = Canopy(lineage, parents)
-    over = {p: canopy.list_above(p) for p in parents}
+    """Residual of every parent, innermost first: an inner parent's residual explains its outer ones.
+
+    `around` names the call around each candidate, `canopy` is that of the parents.
+    Parents above more than `DEPTH_MAX` others, one inside the other, have none: what is so deep below is not seen.
+    """
+    found = {parent: Residual({}) for parent in canopy.list_too_high()}
     calls_below: dict[int, list[int]] = {p: [] for p in parents}
     for number, call in enumerate(calls):
-        for parent in {p for member in call.members for p in canopy.list_above(member)}:
+        for parent in _list_parents(canopy, call):
             calls_below[parent].append(number)
-    around = _find_calls_around(candidates, roles, lineage)
     explained: dict[int, list[Quantities]] = {p: [] for p in parents}
-    found: dict[int, Residual] = {}
     taken: set[int] = set()
-    for parent in sorted(parents, key=lambda p: (-len(over[p]), _length(candidates[p]), p)):
+    for parent in sorted(
+        (p for p in parents if p not in found),
+        key=lambda p: (-canopy.count_above(p), _length(candidates[p]), p),
+    ):
         below = calls_below[parent]
         parts = [calls[n].quantities for n in below] + explained[parent]
         if around[parent] >= 0:
@@ -98,21 +104,26 @@ def find_residuals(
         if residual.quantities:
             residual.pays_for = [n for n in below if calls[n].open and n not in taken]
             taken.update(residual.pays_for)
-            for outer in over[parent]:
+            for outer in canopy.list_above(parent):
                 explained[outer].append(residual.quantities)
         found[parent] = residual
     return found
 
 
-def _find_calls_around(candidates: Sequence[Candidate], roles: Sequence[Role], lineage: Lineage) -> list[int]:
+def _list_parents(canopy: Canopy, call: Explained) -> Iterable[int]:
+    """Parents above a call, each once."""
+    if len(call.members) == 1:
+        return canopy.list_above(call.members[0])
+    return {parent for member in call.members for parent in canopy.list_above(member)}
+
+
+def find_calls_around(candidates: Sequence[Candidate], roles: Sequence[Role], lineage: Lineage) -> list[int]:
     """The call around each candidate, or -1: steps inside one call repeat parts of it. A tool between ends that."""
     around = [-1] * len(candidates)
-    for index in () if lineage.is_flat else lineage.order:
-        above = lineage.parents[index]
-        if above < 0 or candidates[above].operation == "execute_tool":
-            continue
-        is_call = roles[above] is Role.CALL and candidates[above].problem is None
-        around[index] = above if is_call else around[above]
+    for index, above in lineage.list_descents():
+        if candidates[above].operation != "execute_tool":
+            is_call = roles[above] is Role.CALL and candidates[above].problem is None
+            around[index] = above if is_call else around[above]
     return around
 
 

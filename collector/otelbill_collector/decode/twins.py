@@ -51,10 +51,11 @@ def list_twin_keys(candidate: Candidate) -> list[bytes]:
     if candidate.role is not Role.CALL or candidate.problem is not None:
         return []
     tokens, by_numbers, by_gap = _list_sightings(candidate)
-    keys = derive_number_keys(*tokens, by_numbers) if tokens is not None and by_numbers else []
-    if by_gap:
-        family = _find_own_family(candidate)
-        keys += [derive_gap_key(family, bucket) for bucket in by_gap if family is not None]
+    keys: list[bytes] = []
+    if by_numbers and tokens is not None:
+        keys = derive_number_keys(*tokens, by_numbers)
+    if by_gap and (family := _find_own_family(candidate)) is not None:
+        keys += [derive_gap_key(family, bucket) for bucket in by_gap]
     return keys
 
 
@@ -64,8 +65,7 @@ def list_twin_evidence(candidate: Candidate) -> frozenset[NumbersSeen | GapSeen]
     found: set[NumbersSeen | GapSeen] = set()
     if tokens is not None:
         found.update((*tokens, bucket) for bucket in by_numbers)
-    family = _find_own_family(candidate) if by_gap else None
-    if family is not None:
+    if by_gap and (family := _find_own_family(candidate)) is not None:
         found.update((family, bucket) for bucket in by_gap)
     return frozenset(found)
 

@@ -17,9 +17,13 @@ def digest_parts(kind: str, *parts: bytes | str | int) -> bytes:
     pieces = [_encode_kind(kind)]
     for part in parts:
         raw = part if isinstance(part, bytes) else str(part).encode()
-        size = len(raw)
-        pieces += (_LENGTHS[size] if size < 256 else size.to_bytes(8, "big"), raw)
+        pieces += (_encode_size(raw), raw)
     return sha256(b"".join(pieces)).digest()
+
+
+def _encode_size(raw: bytes) -> bytes:
+    size = len(raw)
+    return _LENGTHS[size] if size < 256 else size.to_bytes(8, "big")
 
 
 @lru_cache(maxsize=64)
@@ -57,29 +61,32 @@ def derive_twin_key(kind: str, *parts: bytes | str | int) -> bytes:
 _TRACE, _RESPONSE, _TWIN, _GAP = (
     f"otelbill.{kind}.v1".encode() for kind in ("claim-trace", "claim-response", "claim-twin", "claim-gap")
 )
+_TRACE_16 = _TRACE + _LENGTHS[16]
+_RESPONSE_HEADS = tuple(_RESPONSE + length for length in _LENGTHS)
 
 
 @lru_cache(maxsize=_RECENT_MAX)
 def derive_trace_key(trace_id: bytes) -> bytes:
     """`derive_claim_key("claim-trace", trace_id)`: the spans of one trace come together."""
-    digest = sha256(_TRACE + len(trace_id).to_bytes(8, "big") + trace_id).digest()
+    digest = sha256((_TRACE_16 if len(trace_id) == 16 else _TRACE + _encode_size(trace_id)) + trace_id).digest()
     return _LOW[digest[0]] + digest[1:16]
 
 
 def derive_response_key(claim_id: str) -> bytes:
     """`derive_claim_key("claim-response", claim_id)`."""
     raw = claim_id.encode()
-    digest = sha256(_RESPONSE + len(raw).to_bytes(8, "big") + raw).digest()
+    size = len(raw)
+    head = _RESPONSE_HEADS[size] if size < 256 else _RESPONSE + _encode_size(raw)
+    digest = sha256(head + raw).digest()
     return _LOW[digest[0]] + digest[1:16]
 
 
 def derive_number_keys(input_tokens: int, output_tokens: int, buckets: Iterable[int]) -> list[bytes]:
     """`derive_twin_key("claim-twin", input_tokens, output_tokens, bucket)` for each bucket."""
-    read, written = b"%d" % input_tokens, b"%d" % output_tokens
-    head = _TWIN + _LENGTHS[len(read)] + read + _LENGTHS[len(written)] + written
+    head = _TWIN + _encode_number(input_tokens) + _encode_number(output_tokens)
     keys = []
     for bucket in buckets:
-        digest = sha256(head + _encode_bucket(bucket)).digest()
+        digest = sha256(head + _encode_number(bucket)).digest()
         keys.append(_HIGH[digest[0]] + digest[1:16])
     return keys
 
@@ -88,13 +95,13 @@ def derive_number_keys(input_tokens: int, output_tokens: int, buckets: Iterable[
 def derive_gap_key(family: str, bucket: int) -> bytes:
     """`derive_twin_key("claim-gap", family, bucket)`: calls of one model within the same seconds share it."""
     raw = family.encode()
-    digest = sha256(_GAP + len(raw).to_bytes(8, "big") + raw + _encode_bucket(bucket)).digest()
+    digest = sha256(_GAP + _encode_size(raw) + raw + _encode_number(bucket)).digest()
     return _HIGH[digest[0]] + digest[1:16]
 
 
 @lru_cache(maxsize=_RECENT_MAX)
-def _encode_bucket(bucket: int) -> bytes:
-    raw = b"%d" % bucket
+def _encode_number(number: int) -> bytes:
+    raw = b"%d" % number
     return _LENGTHS[len(raw)] + raw
 
 
