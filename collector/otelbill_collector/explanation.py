@@ -101,13 +101,17 @@ def _explain_invoice(connection: sqlite3.Connection, identifier: str) -> Json:
     records: dict[str, UsageRecord] = {}
     versions: set[str] = set()
     for invoice, line_id in placed:
-        rules = {rule.line.line_id: rule for rule in create_rules(connection, invoice)}
+        rules = {rule.line.line_id: rule for rule in create_rules(connection, invoice)} if line_id else {}
         for line in invoice.lines:
-            if line_id in (None, line.line_id):
-                versions |= {line.entry.version} if line.entry.version else set()
-                found = _load_records(connection, rules.get(line.line_id), LINE_RECORDS_MAX if line_id else 0)
-                lines.append({**_place_line(invoice, line), "records": found.count})
+            if line_id not in (None, line.line_id):
+                continue
+            versions |= {line.entry.version} if line.entry.version else set()
+            placed_line = _place_line(invoice, line)
+            if line_id:  # a search through the period's segments for each line would be too much for an invoice
+                found = _load_records(connection, rules.get(line.line_id), LINE_RECORDS_MAX)
+                placed_line["records"] = found.count
                 records |= {record.record_id: record for record in found.records}
+            lines.append(placed_line)
     versions |= {record.amounts.price_version for record in records.values() if record.amounts.price_version}
     return {
         "identifier": identifier,

@@ -126,7 +126,7 @@ def explain(identifier: str, config_path: Path | None, data_dir: Path | None, as
         print_table("invoice", ("name", "value"), [(name, invoice[name]) for name in _INVOICE_FIELDS])
     if found["invoice_lines"]:
         rows = ([row.get(name) for name in _LINE_FIELDS] for row in found["invoice_lines"])
-        print_table("invoice lines", _LINE_FIELDS, rows, right=("quantity", "unit_price", "exact", "amount", "records"))
+        print_table("invoice lines", _LINE_FIELDS, rows, right=_LINE_NUMBERS)
     for letter in found["dead_letters"]:
         print_table("dead letter", ("name", "value"), letter.items())
     for title in ("records", "related"):
@@ -148,8 +148,9 @@ def explain(identifier: str, config_path: Path | None, data_dir: Path | None, as
 _INVOICE_FIELDS = ("invoice_id", "state", "customer_id", "period", "from", "to", "total", "currency")
 _LINE_FIELDS = (
     *("invoice_id", "line_id", "state", "period", "kind", "label", "step", "model", "unit", "quantity", "unit_price"),
-    *("exact", "amount", "arithmetic", "price_version", "records"),
+    *("exact", "amount", "arithmetic", "price_version", "events", "records"),
 )
+_LINE_NUMBERS = ("quantity", "unit_price", "exact", "amount", "events", "records")
 _RECORD_COLUMNS = (
     *("kind", "revision", "record_id", "span_id", "customer", "step", "model", "quantities", "reason", "rating"),
     *("cost", "charge", "note"),

@@ -17,10 +17,11 @@ def test_a_line_leads_to_its_records_price_span_and_back(desk: Desk) -> None:
     desk.post(chat("other", customer="bolt", ended=NOVEMBER))
     invoice = desk.close()
     found = desk.read("explain", invoice["invoice_id"])
-    assert [line["records"] for line in found["invoice_lines"]] == [3, 3, 1, 1, 0]
+    assert [line["events"] for line in found["invoice_lines"]] == [3, 3, 1, 1, 0]
     line = invoice["lines"][0]
     explained = desk.read("explain", line["line_id"])
     assert [row["trace_id"] for row in explained["records"]] == [trace_id(f"c{n}").hex() for n in range(3)]
+    assert [item["records"] for item in explained["invoice_lines"]] == [3]
     (version,) = explained["price_versions"]
     assert version["price_version"] == line["price_version"]
     assert version["content"]["prices"][line["unit"]]["charge"] == line["unit_price"]
