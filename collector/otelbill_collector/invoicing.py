@@ -125,6 +125,8 @@ def find_billing_period(connection: sqlite3.Connection, rules: BillingRules, cus
     calendar = rules.find_calendar(customer_id)
     period = calendar.parse_label(label)
     for other in (invoice.period for invoice in standing):
+        if (other.start_nanos, other.end_nanos) == (period.start_nanos, period.end_nanos):
+            return other
         if other.start_nanos <= period.start_nanos < other.end_nanos < period.end_nanos:
             return Period(calendar.name_start(other.end_nanos), other.end_nanos, period.end_nanos)
         if other.start_nanos < period.end_nanos and period.start_nanos < other.end_nanos:

@@ -272,6 +272,40 @@ def test_all_customers_are_closed_at_once(desk: Desk) -> None:
     assert [row["customer_id"] for row in again["closed"]] == ["bolt"]
 
 
+def test_an_anniversary_goes_by_both_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A period from the 5th to the 5th is found by its first day and by its month, open and closed."""
+    desk = Desk(tmp_path, monkeypatch, CARD.replace("Europe/Berlin}", "UTC, anchor_day: 5}"))
+    desk.now = parse_instant("2026-12-08")
+    desk.post(
+        searches("in", 300, parse_instant("2026-12-04T23:59:59Z")), searches("out", 9, parse_instant("2026-12-05"))
+    )
+    draft = desk.read("invoice", "acme", "--period", "2026-11")
+    assert draft["period"] == "2026-11-05"
+    invoice = desk.close("2026-11-05")
+    assert invoice["total"] == "22.00"
+    assert all(desk.read("invoice", "acme", "--period", name) == invoice for name in ("2026-11", "2026-11-05"))
+
+
+def test_a_changed_calendar_leaves_no_gap_and_no_overlap(desk: Desk) -> None:
+    """Closed months stay; the first period under the new calendar begins where the last closed one ended."""
+    desk.post(searches("a", 300), searches("b", 200, DECEMBER))
+    desk.close()
+    desk.file.write_text(CARD.replace("Europe/Berlin}", "Europe/Berlin, anchor_day: 15}"))
+    assert desk.read("invoice", "acme", "--period", "2026-11")["state"] == "draft"
+    refused = desk.run("invoice", "acme", "--period", "2026-10", fails=True)
+    assert "overlaps 2026-11 of acme, which is closed" in refused.output
+    short = desk.read("invoice", "acme", "--period", "2026-11-15")
+    assert (short["period"], short["from"], short["to"]) == (
+        "2026-12-01",
+        "2026-11-30T23:00:00Z",
+        "2026-12-14T23:00:00Z",
+    )
+    assert [line["quantity"] for line in short["lines"] if line["kind"] == "charge"] == ["100", "100"]
+    desk.now = parse_instant("2026-12-20")
+    assert desk.close("2026-11-15")["lines"] == short["lines"]
+    assert desk.read("invoice", "acme", "--period", "2026-12")["period"] == "2026-12-15"
+
+
 class _Cells(HTMLParser):
     """Text and tags of a page."""
 
