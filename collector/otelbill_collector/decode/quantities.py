@@ -183,4 +183,5 @@ def sum_quantities(parts: list[Quantities]) -> dict[str, Quantity]:
 
 def total_input(quantities: Mapping[str, Quantity]) -> Quantity:
     """All input of disjoint quantities: uncached, read from cache, written to cache."""
-    return sum((quantities.get(unit, 0) for unit in (INPUT_TOKENS, CACHE_READ_TOKENS, CACHE_WRITE_TOKENS)), 0)
+    get = quantities.get
+    return get(INPUT_TOKENS, 0) + get(CACHE_READ_TOKENS, 0) + get(CACHE_WRITE_TOKENS, 0)

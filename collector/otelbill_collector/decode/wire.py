@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from otelbill_collector.decode.spans import EventView, SpanView, Value
+from otelbill_collector.decode.weight import EVENTS_PER_SPAN, TooHeavy, weigh_request
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _SCALARS = {
@@ -62,7 +63,6 @@ class TooManySpans(MalformedRequest):
 
 
 _EVENT_TAGS = (b"\x5a", b"\xda")  # first byte of field 11 with a length, as it is written and written too long
-_EVENTS_PER_SPAN = 10  # on average over a request's limit of spans: a streamed answer may have an event per piece
 
 
 def _add_field(message: descriptor_pb2.DescriptorProto, name: str, number: int, kind: str) -> None:
@@ -249,8 +249,12 @@ def decode_request(body: bytes, spans_max: int | None = None) -> list[SpanView]:
     """All spans of one ExportTraceServiceRequest, in wire order. Raises MalformedRequest, TooManySpans."""
     request = cast(Any, _Request())  # Any: the class is made at run time from the schema above
     try:
+        if spans_max is not None:
+            weigh_request(body, spans_max)
         request.ParseFromString(body)
-    except DecodeError as error:
+    except TooHeavy as error:
+        raise TooManySpans(str(error)) from error
+    except (DecodeError, ValueError) as error:
         raise MalformedRequest("the body is not an OTLP ExportTraceServiceRequest in protobuf") from error
     if spans_max is not None:
         _check_counts(request, body, spans_max)
@@ -269,7 +273,7 @@ def _check_counts(request: Any, body: bytes, spans_max: int) -> None:
     spans = sum(len(scope_spans.spans) for scope_spans in scopes)
     if spans > spans_max:
         raise TooManySpans(f"{spans} spans in one request, the limit is {spans_max}; send smaller batches")
-    limit = spans_max * _EVENTS_PER_SPAN
+    limit = spans_max * EVENTS_PER_SPAN
     if sum(map(body.count, _EVENT_TAGS)) <= limit:  # nearly always: no event stands without its tag
         return
     events = sum(len(span.events) for scope_spans in scopes for span in scope_spans.spans)
