@@ -146,8 +146,12 @@ class Memory:
 
     def enter(self, scope: Scope) -> Ground:
         """The ground of a scope, which keeps it until its request is done."""
-        self._count_names(4)
-        shapes, latest = self._scopes.setdefault((scope.name, scope.version), ({}, {}))
+        key = (scope.name, scope.version)
+        found = self._scopes.get(key)
+        if found is None:
+            self._count_names(4)
+            found = self._scopes[key] = ({}, {})
+        shapes, latest = found
         ground = scope.memory = Ground(scope, find_service(scope.resource), shapes, latest)
         return ground
 

@@ -105,17 +105,17 @@ def _split_any(
         return None
     counts, split = reading.counts, split_counts(reading.counts)
     response_id = response_id or clean_id(reading.response_id)
-    signature = (
+    signature: tuple[object, ...] = (
         response_id is None,
         clean_word(reading.service_tier),
         split.conflict is None and reading.conflict is None,
         reading.cache_hit,
         *[None if count is None else count > 0 for count in list_facts(counts)],
         len(counts.units),
-        bisect_right(shape.steps, counts.input or 0),
-        bisect_right(shape.steps, count_all_input(counts)),
-        bisect_right(shape.steps, count_uncached(counts)),
     )
+    if len(shape.steps) > 1:
+        sizes = (counts.input or 0, count_all_input(counts), count_uncached(counts))
+        signature = (*signature, *[bisect_right(shape.steps, size) for size in sizes])
     return signature, dict(split.quantities), counts, response_id
 
 

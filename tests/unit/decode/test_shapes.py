@@ -213,6 +213,17 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(len(kind.outcomes) <= 2 for kind in MEMORY.kinds.values())
 
 
+def test_what_is_known_is_not_counted_again(cases: Sequence[Case]) -> None:
+    """The bound is on what is held: a sidecar that meets the same spans for a year forgets nothing."""
+    body = b"".join(case.body for case in cases)
+    held = []
+    for _ in range(3):
+        for view in decode_request(body):
+            select_span(view)
+        held.append(MEMORY.count_names())
+    assert held[0] == held[1] == held[2] > len(cases)
+
+
 def test_content_is_not_remembered() -> None:
     """Values that no rule reads are not even copied, and none of them stays."""
     spans = [TestSpan("a", {**CHAT, "gen_ai.prompt.0.content": "CANARY " * 20, "output.value": "CANARY"})]
