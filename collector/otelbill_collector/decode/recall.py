@@ -165,10 +165,11 @@ def _learn(span: WireSpan, shape: Shape, ground: Ground) -> Candidate:
     draft = read_draft(_WatchedSpan(span, watched), plan, attributes)
     candidate = finish_draft(draft, span)
     if candidate.problem is None and not watched.spoiled:
-        shape.note(watched.noted)
-        media = {name: attributes.get(name) for name in shape.noted}
-        kind = Kind(shape, plan, candidate.provider, aggregate=draft.aggregate, media=media)
-        _remember(kind, shape, span.message, candidate, ground)
+        with MEMORY.learning:
+            shape.note(watched.noted)
+            media = {name: attributes.get(name) for name in shape.noted}
+            kind = Kind(shape, plan, candidate.provider, aggregate=draft.aggregate, media=media)
+            _remember(kind, shape, span.message, candidate, ground)
     return candidate
 
 

@@ -15,6 +15,7 @@ by the rules, so that a new rule or dialect needs nothing here. All memory is bo
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
@@ -139,6 +140,7 @@ class Memory:
     """Shapes by scope and names, and kinds by shape, status, free name and the noted values."""
 
     def __init__(self) -> None:
+        self.learning = threading.Lock()  # held from what is noted to what is kept under it
         self.kinds: dict[tuple[object, ...], Kind] = {}
         self._scopes: dict[tuple[str, str], tuple[dict[Layout, Shape], dict[int, tuple[Layout, Shape]]]] = {}
         self._shapes: dict[tuple[str, str, frozenset[str]], Shape] = {}
