@@ -15,6 +15,7 @@ from otelbill_collector.decode.inheritance import resolve_attributions
 from otelbill_collector.decode.lineage import Canopy, Lineage
 from otelbill_collector.decode.reasons import Reason
 from otelbill_collector.decode.residuals import Explained, Residual, find_calls_around, find_residuals
+from otelbill_collector.decode.totals import demote_sums, list_calls, list_parents
 from otelbill_collector.decode.twins import find_claim_id, list_twin_keys
 from otelbill_collector.decode.verdicts import NO_QUANTITIES, Verdicts, decide_alone
 from otelbill_collector.domain.ids import derive_response_key, derive_trace_key
@@ -149,32 +150,11 @@ class _Group:
 
     def _group_calls(self) -> list[list[int]]:
         """The sets of candidates that describe one provider call each."""
-        calls = self._list_calls()
+        calls = list_calls(self.candidates, self.roles)
         if len(calls) < 2:
             return [calls] if calls else []
-        enclosing = self.lineage.find_enclosing(self.roles)
-        if self._demote_sums(enclosing):
-            calls, enclosing = self._list_calls(), self.lineage.find_enclosing(self.roles)
-        return group_descriptions(self.candidates, calls, enclosing)
-
-    def _list_calls(self) -> list[int]:
-        return [i for i, c in enumerate(self.candidates) if self.roles[i] is Role.CALL and c.problem is None]
-
-    def _demote_sums(self, enclosing: Sequence[int]) -> bool:
-        """Calls that enclose several calls of another layer and equal none of them are totals of those, not calls.
-
-        Returns whether there are such.
-        """
-        inner: dict[int, list[Candidate]] = {}
-        for index, outer in enumerate(enclosing):
-            if outer >= 0 and self.roles[index] is Role.CALL:
-                candidate = self.candidates[index]
-                if candidate.problem is None and _has_counts(candidate):
-                    inner.setdefault(outer, []).append(candidate)
-        sums = [outer for outer, found in inner.items() if _is_sum(self.candidates[outer], found)]
-        for outer in sums:
-            self.roles[outer] = Role.AGGREGATE
-        return bool(sums)
+        enclosing = demote_sums(self.candidates, self.roles, self.lineage)
+        return group_descriptions(self.candidates, list_calls(self.candidates, self.roles), enclosing)
 
     def _decide_call(self, group: list[int]) -> int:
         """Settle one provider call among its descriptions; returns the index of the winner."""
@@ -207,11 +187,7 @@ class _Group:
         return self._tool_parents
 
     def _decide_parents(self, groups: list[list[int]], winners: list[int]) -> Mapping[int, Residual]:
-        parents = [
-            i
-            for i, c in enumerate(self.candidates)
-            if self.roles[i] is Role.AGGREGATE and c.problem is None and c.quantities
-        ]
+        parents = list_parents(self.candidates, self.roles)
         if not parents:
             return {}
         calls = [self._explain(group, winner) for group, winner in zip(groups, winners, strict=True)]
@@ -279,25 +255,6 @@ class _Group:
             first, again = self.candidates[index - 1], self.candidates[index]
             if first.span_id == again.span_id and first.trace_id == again.trace_id:
                 self.verdicts.lose(index, index - 1)
-
-
-def _is_sum(outer: Candidate, inner: list[Candidate]) -> bool:
-    others = [c for c in inner if c.emitter != outer.emitter]
-    if len(others) < 2 or not _has_counts(outer):
-        return False
-    tokens = _read_tokens(outer)
-    return not any(
-        _read_tokens(c) == tokens or (outer.response_id is not None and c.response_id == outer.response_id)
-        for c in others
-    )
-
-
-def _read_tokens(candidate: Candidate) -> tuple[object, object]:
-    return candidate.quantities.get(INPUT_TOKENS, 0), candidate.quantities.get(OUTPUT_TOKENS, 0)
-
-
-def _has_counts(candidate: Candidate) -> bool:
-    return candidate.usage_source is not UsageSource.UNKNOWN and len(candidate.quantities) > 1
 
 
 def _list_telling(groups: list[list[int]], residuals: Mapping[int, Residual]) -> Iterator[int]:
