@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from otelbill_collector.decode.descriptions import group_descriptions
-from otelbill_collector.decode.inheritance import resolve_attributions
+from otelbill_collector.decode.inheritance import Owners, resolve_attributions
 from otelbill_collector.decode.lineage import Canopy, Lineage
 from otelbill_collector.decode.reasons import Reason
 from otelbill_collector.decode.residuals import Explained, Residual, find_calls_around, find_residuals
@@ -72,10 +72,17 @@ def decide_group_fully(
     candidates: Sequence[Candidate], now_nanos: int, policy: ClaimPolicy = _DEFAULT_POLICY
 ) -> list[Decision]:
     """The same by the general rule, whatever the shape of the group."""
+    return decide_part(candidates, None, now_nanos, policy)
+
+
+def decide_part(
+    candidates: Sequence[Candidate], owners: Owners | None, now_nanos: int, policy: ClaimPolicy = _DEFAULT_POLICY
+) -> list[Decision]:
+    """The same for a part of a group by itself (see `parts`); `owners` are those of the whole group."""
     if not candidates:
         return []
-    order = _rank(candidates)
-    decisions = _Group([candidates[i] for i in order], now_nanos, policy).decide()
+    order = rank_candidates(candidates)
+    decisions = _Group([candidates[i] for i in order], now_nanos, policy).decide(owners)
     placed = list(decisions)
     for position, index in enumerate(order):
         placed[index] = decisions[position]
@@ -113,7 +120,7 @@ def _decide_apart(candidates: Sequence[Candidate]) -> list[Decision] | None:
     return Verdicts(candidates).build_decisions(resolve_attributions(candidates, lineage, ()))
 
 
-def _rank(candidates: Sequence[Candidate]) -> list[int]:
+def rank_candidates(candidates: Sequence[Candidate]) -> list[int]:
     """Indexes in an order that depends on the candidates alone."""
     ids = [(c.trace_id, c.span_id) for c in candidates]
     order = sorted(range(len(ids)), key=ids.__getitem__)
@@ -137,10 +144,10 @@ class _Group:
         self._tool_parents: frozenset[int] | None = None
         self._canopy: tuple[list[int], Canopy] | None = None
 
-    def decide(self) -> list[Decision]:
+    def decide(self, owners: Owners | None) -> list[Decision]:
         """One decision per candidate, in order."""
         groups = self._group_calls()
-        attributions = resolve_attributions(self.candidates, self.lineage, groups)
+        attributions = resolve_attributions(self.candidates, self.lineage, groups, owners)
         winners = [self._decide_call(group) for group in groups]
         residuals = self._decide_parents(groups, winners)
         self._decide_implied(groups, residuals)
