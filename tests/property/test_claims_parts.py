@@ -89,9 +89,10 @@ def test_a_circle_of_parents_is_decided_as_a_whole() -> None:
     """Below a circle no chain is broken, so time must not put a call under a parent there."""
     link = {"otelbill.step": "plan"}
     circle = [select(link, span=name, parent=above) for name, above in (("a", "b"), ("b", "a"))]
-    below = make_call(span="below", parent="a", scope_name="client", gen_ai__response__id="chatcmpl-aaaaaaaa")
-    beside = make_call(span="beside", parent="gone", scope_name="client", gen_ai__response__id="chatcmpl-aaaaaaaa")
-    layer = make_call(span="layer", parent="gone", scope_name="framework", gen_ai__response__id="chatcmpl-aaaaaaaa")
+    named = {"gen_ai__response__id": "chatcmpl-aaaaaaaa"}
+    below = make_call(span="below", parent="a", scope_name="client", start=3, end=4, **named)
+    beside = make_call(span="beside", parent="gone", scope_name="client", **named)
+    layer = make_call(span="layer", parent="gone", scope_name="framework", **named)
     total = make_call(span="total", end=9, gen_ai__operation__name="invoke_agent", gen_ai__usage__input_tokens=100)
     group = [*circle, below, beside, layer, total]
     assert decide_by_parts(group, FOREVER_NANOS) == decide_group_fully(group, FOREVER_NANOS)
