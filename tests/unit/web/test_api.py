@@ -116,9 +116,7 @@ def test_an_operation_is_json_only(books: TestBooks) -> None:
 )
 def test_a_broken_operation_is_refused(books: TestBooks, body: bytes, status: int) -> None:
     """The field that is wrong is named; nothing is written."""
-    answer = _client(books).post(
-        "/v1/operations/adjust", content=body, headers={"content-type": "application/json"}
-    )
+    answer = _client(books).post("/v1/operations/adjust", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == status
 
 
