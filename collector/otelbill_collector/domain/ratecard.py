@@ -108,7 +108,8 @@ class RateCard:
     def __post_init__(self) -> None:
         charges = tuple(replace(charge, currency=self.currency) for charge in self.charges)
         object.__setattr__(self, "charges", charges)
-        for entry in (*self.prices, *charges):
+        entries: list[ChargePrice | PeriodCharge] = [*self.prices, *charges]
+        for entry in entries:
             self._by_unit.setdefault(entry.unit, []).append(entry)
         problems = list(_list_problems(self))
         if problems:
