@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from otelbill_collector.billing import Billing
+from otelbill_collector.crediting import CreditDesk, CreditTerms
 from otelbill_collector.domain.instants import format_instant
 from otelbill_collector.domain.intents import OutboxStatus
 from otelbill_collector.domain.rating import Rater
@@ -72,9 +74,17 @@ class Operations:
     """Operator commands on open books. `clock` gives nanoseconds UTC."""
 
     def __init__(
-        self, stages: Stages, desk: StripeDesk | None, clock: Callable[[], int], rater: Rater | None = None
+        self,
+        stages: Stages,
+        desk: StripeDesk | None,
+        clock: Callable[[], int],
+        rater: Rater | None = None,
+        billing: Billing | None = None,
+        terms: CreditTerms = CreditTerms(),  # noqa: B008 a frozen value
     ) -> None:
         self._stages = stages
+        self._billing = billing
+        self.credits = CreditDesk(stages.books.store, terms, clock)
         self._desk = desk
         self._clock = clock
         self._rater = rater or Rater()
@@ -83,6 +93,13 @@ class Operations:
     def books(self) -> Books:
         """The open books."""
         return self._stages.books
+
+    @property
+    def billing(self) -> Billing:
+        """Periods and invoices. Raises RuntimeError where they were not wired."""
+        if self._billing is None:
+            raise RuntimeError("these operations have no billing")
+        return self._billing
 
     def fold(self) -> int:
         """Bring rollups and the Stripe outbox up to date; returns the number of segments folded."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from otelbill_collector.config.file_model import (
+    BillingSection,
     ClaimsSection,
     CustomerSection,
     ForwardSection,
@@ -33,6 +34,7 @@ class ConfigFile(Section):
     customers: dict[Text, CustomerSection] = Field(
         default={}, description="What is known of customers, by customer id."
     )
+    billing: BillingSection = Field(default_factory=BillingSection, description="Billing periods and invoices.")
     provider_prices: list[ProviderPriceSection] = Field(
         default=[], description="Provider prices that the price data does not have, or has wrong."
     )

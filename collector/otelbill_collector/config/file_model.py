@@ -24,6 +24,7 @@ from otelbill_collector.config.document import WrittenFloat
 from otelbill_collector.config.values import Address, CostNames, StripeMode
 from otelbill_collector.domain.currencies import CURRENCIES
 from otelbill_collector.domain.instants import NANOS, parse_instant
+from otelbill_collector.domain.periods import ANCHOR_DAY_MAX, InvalidPeriod, require_zone
 from otelbill_collector.domain.prices import PER_MAX
 
 _DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
@@ -109,6 +110,14 @@ def _require_stripe_customer(value: str) -> str:
     return value
 
 
+def _require_time_zone(value: str) -> str:
+    try:
+        require_zone(value)
+    except InvalidPeriod:
+        raise _fail("is not a time zone", "write an IANA name, such as Europe/Berlin") from None
+    return value
+
+
 def _schema(**content: Any) -> WithJsonSchema:  # Any: JSON
     return WithJsonSchema(content)
 
@@ -130,6 +139,7 @@ Currency = Annotated[Text, AfterValidator(_require_currency), _schema(type="stri
 StripeCustomer = Annotated[
     Text, AfterValidator(_require_stripe_customer), _schema(type="string", pattern=r"^(cus_|\$\{)")
 ]
+TimeZone = Annotated[Text, AfterValidator(_require_time_zone), _schema(type="string", minLength=1)]
 DecimalText = Annotated[Any, BeforeValidator(_parse_decimal_text), _schema(type=["string", "integer"])]
 Moment = Annotated[int, BeforeValidator(_parse_moment), _schema(type="string")]
 Duration = Annotated[Any, BeforeValidator(_parse_duration), _schema(type="string", pattern=f"^{_DURATION.pattern}$")]
@@ -140,6 +150,8 @@ Seconds: Any = _integer(0, 86_400)
 LingerMillis: Any = _integer(0, 1_000)
 CallRate: Any = _integer(0, 10_000)
 Per: Any = _integer(1, PER_MAX)
+AnchorDay: Any = _integer(1, ANCHOR_DAY_MAX)
+Digits: Any = _integer(0, 6)
 UnitCount: Any = _integer(0, 2**53)
 
 
@@ -169,6 +181,13 @@ class LimitsSection(Section):
     inflight_bytes: Count = Field(
         default=268_435_456,
         description="Most bytes taken but not yet committed; beyond it senders are told to wait.",
+    )
+    connections: Count = Field(
+        default=1_000,
+        description="Most open connections of each listener; beyond it those without a whole request are closed first.",
+    )
+    waiting_calls: Count = Field(
+        default=1_000, description="Most gRPC calls that wait for their message to be read; others are told to wait."
     )
     commit_linger_ms: LingerMillis = Field(
         default=2, description="How long a commit waits for more requests under load, in milliseconds."
@@ -248,5 +267,31 @@ class CustomerSection(Section):
     stripe: StripeCustomer | None = Field(
         default=None, description="Stripe customer id (`cus_...`) that usage is sent to."
     )
+    time_zone: TimeZone | None = Field(
+        default=None, description="Time zone of the customer's billing periods; `billing.time_zone` without it."
+    )
+    anchor_day: AnchorDay | None = Field(
+        default=None, description="Day of the month on which the customer's billing periods begin."
+    )
     group: Text | None = Field(default=None, description="Group that entries of the rate card may name.")
     contract: Text | None = Field(default=None, description="Contract that entries of the rate card may name.")
+
+
+class BillingSection(Section):
+    """Billing periods and invoices."""
+
+    time_zone: TimeZone = Field(default="UTC", description="Time zone of billing periods, an IANA name.")
+    anchor_day: AnchorDay = Field(
+        default=1,
+        description="Day of the month on which billing periods begin; 29 to 31 mean the last day of shorter months.",
+    )
+    grace: Duration = Field(
+        default="1d", description="How long after its end a period stays open for usage that arrives late."
+    )
+    approve: bool = Field(
+        default=True, description="Whether a closed period's invoice waits for an operator's approval."
+    )
+    currency_digits: Digits | None = Field(
+        default=None,
+        description="Decimals that invoices are rounded to; without it those of the currency, two for USD.",
+    )

@@ -15,7 +15,9 @@ from otelbill_collector.config.complaints import add_complaints
 from otelbill_collector.config.config_file import ConfigFile
 from otelbill_collector.config.document import Document, load_document
 from otelbill_collector.config.file_model import (
+    BillingSection,
     ClaimsSection,
+    CustomerSection,
     ForwardSection,
     LimitsSection,
     Section,
@@ -24,7 +26,7 @@ from otelbill_collector.config.file_model import (
 from otelbill_collector.config.problems import ConfigError, sort_problems
 from otelbill_collector.config.rate_card import check_valid_entries, create_provider_prices
 from otelbill_collector.config.rate_card_file import read_rate_card
-from otelbill_collector.config.values import Claims, Config, Customer, Forward, Limits, Listen, Stripe
+from otelbill_collector.config.values import Billing, Claims, Config, Customer, Forward, Limits, Listen, Stripe
 from otelbill_collector.decode.dialects import list_dialects
 from otelbill_collector.domain.ratecard import AT_COST
 from otelbill_collector.domain.windows import require_window_length
@@ -87,10 +89,8 @@ def _create_config(document: Document, path: Path | None, environ: Mapping[str, 
         claims=_create_claims(document, file.claims),
         forward=_create_forward(file.forward) if file.forward else None,
         stripe=_create_stripe(document, file.stripe) if file.stripe else None,
-        customers={
-            name: Customer(stripe=customer.stripe, group=customer.group, contract=customer.contract)
-            for name, customer in file.customers.items()
-        },
+        customers={name: _create_customer(customer) for name, customer in file.customers.items()},
+        billing=_create_billing(file.billing),
         rate_card=card or AT_COST,
         provider_prices=create_provider_prices(document, file.provider_prices),
         source=path,
@@ -138,6 +138,14 @@ def _create_claims(document: Document, section: ClaimsSection) -> Claims:
             place = ("claims", "accept_estimates", number)
             document.add_problem(place, f"{name!r} is no dialect", "`otelbill dialects` lists them, such as openlit")
     return Claims(section.grace_seconds, tuple(dict.fromkeys(section.accept_estimates)))
+
+
+def _create_customer(section: CustomerSection) -> Customer:
+    return Customer(section.stripe, section.group, section.contract, section.time_zone, section.anchor_day)
+
+
+def _create_billing(section: BillingSection) -> Billing:
+    return Billing(section.time_zone, section.anchor_day, section.grace, section.approve, section.currency_digits)
 
 
 def _create_forward(section: ForwardSection) -> Forward:

@@ -120,12 +120,15 @@ def apply_to_decision(decision: Decision, standing: Standing) -> Decision:
 
 
 def apply_to_amounts(amounts: Amounts, standing: Standing) -> Amounts:
-    """The amounts as operators want them. What is held stays held: its quantities come first."""
+    """The amounts as operators want them; no price made a charge that is given. What is held stays held: its
+    quantities come first.
+    """
     given = _read(standing, Aspect.CHARGE)
     if given is None or amounts.state not in (RatingState.RATED, RatingState.UNPRICED):
         return amounts
     charge = parse_attos(given["charge"])
-    return replace(amounts, state=RatingState.RATED, charge_attos=charge, currency=given["currency"])
+    currency = given["currency"]
+    return replace(amounts, state=RatingState.RATED, price_version=None, charge_attos=charge, currency=currency)
 
 
 def describe_standing(standing: Standing) -> list[str]:
