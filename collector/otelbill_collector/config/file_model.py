@@ -22,6 +22,7 @@ from pydantic_core import PydanticCustomError
 
 from otelbill_collector.config.document import WrittenFloat
 from otelbill_collector.config.values import Address, CostNames, StripeMode
+from otelbill_collector.domain.currencies import CURRENCIES
 from otelbill_collector.domain.instants import NANOS, parse_instant
 from otelbill_collector.domain.periods import ANCHOR_DAY_MAX, InvalidPeriod, require_zone
 from otelbill_collector.domain.prices import PER_MAX
@@ -98,6 +99,8 @@ def _require_unit(value: str) -> str:
 def _require_currency(value: str) -> str:
     if not re.fullmatch(r"[A-Z]{3}", value):
         raise _fail("is not a currency code", "write three capital letters, such as USD")
+    if value not in CURRENCIES:
+        raise _fail("is not a currency of ISO 4217", "write a code such as USD or EUR")
     return value
 
 
