@@ -32,7 +32,10 @@ from otelbill_collector.ledger.credits import (
     find_charge_time,
     list_credit_lines,
     list_posted,
+    mark_changed,
+    prepare_posting,
     save_period_charges,
+    save_posting,
 )
 from otelbill_collector.ledger.lineage import list_trace
 from tests.books import TestBooks
@@ -87,8 +90,11 @@ class Desk:
 
     def accounts(self) -> dict[str, str]:
         """Balances of all accounts in dollars, those that are even left out."""
-        sums = sum_accounts(self.read(list_posted))
-        return {account.partition(":")[0]: format_attos(value) for (account, _), value in sums.items() if value}
+        sums: dict[str, int] = {}
+        for (account, _), value in sum_accounts(self.read(list_posted)).items():
+            name = account.partition(":")[0]
+            sums[name] = sums.get(name, 0) + value
+        return {name: format_attos(value) for name, value in sums.items() if value}
 
 
 @pytest.fixture
@@ -125,6 +131,19 @@ def test_posting_again_writes_nothing(desk: Desk) -> None:
     desk.credits = CreditDesk(desk.books.store, TERMS, lambda: desk.now)
     assert desk.credits.post_due() == 0
     assert desk.read(list_posted) == before
+
+
+def test_a_posting_that_was_overtaken_is_not_written(desk: Desk) -> None:
+    """What was worked out on a snapshot is written only while nothing it was made from has changed."""
+    desk.give()
+    desk.use("a", 400)
+    desk.books.store.transact(fold_credit_usage)
+    desk.books.store.transact(lambda connection: mark_changed(connection, ["acme"]))
+    stale = desk.read(prepare_posting, "acme", desk.now)
+    assert [item.key.kind.value for item in stale.transfers] == ["burn"]
+    desk.give("3", reason="more")
+    assert desk.books.store.transact(lambda connection: save_posting(connection, stale)) is False
+    assert desk.accounts() == {"issued": "-13", "grant": "9", "consumed": "4"}
 
 
 def test_duplicates_change_nothing(desk: Desk) -> None:
