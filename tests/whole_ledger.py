@@ -6,10 +6,12 @@ import sqlite3
 from pathlib import Path
 
 from otelbill_collector.audit import build_checks
+from otelbill_collector.billing import build_billing_rules
 from otelbill_collector.config import Config
 from otelbill_collector.crediting import CreditDesk, CreditTerms
 from otelbill_collector.domain.credits import Demand, Place
 from otelbill_collector.domain.intents import Stop
+from otelbill_collector.invoicing import Drafting, close_period, find_billing_period
 from otelbill_collector.ledger import deliveries
 from otelbill_collector.ledger.corrections import Wish
 from otelbill_collector.ledger.credits import find_charge_time, save_period_charges
@@ -18,6 +20,7 @@ from otelbill_collector.ledger.integrity import Checks, verify_ledger
 from otelbill_collector.ledger.journal import Due, save_due
 from otelbill_collector.ledger.lineage import list_suspense, list_unsettled
 from otelbill_collector.ledger.meters import Metering, fold_meters
+from otelbill_collector.ledger.periods import InvoiceEvent, InvoiceState
 from otelbill_collector.ledger.resolutions import Resolution
 from otelbill_collector.ledger.sqlite import LEDGER_NAME
 from tests.books import NOW, TestBooks
@@ -58,6 +61,7 @@ def make_ledger(folder: Path, batches: int = 3) -> Path:
     books.store.transact(
         lambda connection: save_due(connection, [Due(NOW + SECOND, T0 // 86_400 // SECOND, b"k" * 16)])
     )
+    _close_period(books)
     books.usage(fold=True)
     _grant(books)
     fold_stripe(books)
@@ -67,6 +71,19 @@ def make_ledger(folder: Path, batches: int = 3) -> Path:
     books.post(*spans(batches))  # not folded: marks stay behind the end
     books.close()
     return folder / LEDGER_NAME
+
+
+def _close_period(books: TestBooks) -> None:
+    """Close acme's January, whatever waits in it."""
+    rules = build_billing_rules(Config())
+
+    def freeze(connection: sqlite3.Connection) -> None:
+        period = find_billing_period(connection, rules, "acme", "2026-01")
+        draft = Drafting(connection, rules, "acme").draft(period)
+        event = InvoiceEvent(InvoiceState.DRAFT, "ann", "month end", NOW)
+        close_period(connection, draft, rules, event)
+
+    books.store.transact(freeze)
 
 
 def _grant(books: TestBooks) -> None:

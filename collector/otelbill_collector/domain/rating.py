@@ -19,12 +19,13 @@ from otelbill_collector.domain.provider_prices import PriceBook
 from otelbill_collector.domain.quantities import to_micros
 from otelbill_collector.domain.ratecard import AT_COST, EventNames, RateCard
 from otelbill_collector.domain.selectors import Membership
-from otelbill_collector.domain.tariffs import PARENTS, Levels, Tariff, UnitRate, create_route
+from otelbill_collector.domain.tariffs import PARENTS, PLANS_MAX, Levels, Plan, Tariff, UnitRate, create_route
 from otelbill_collector.domain.usage import Quantities, Quantity, RatingState
 
 _ROUTES_MAX = 16_384  # combinations of names; they come from outside
 Payer = tuple[str | None, str | None, str | None]  # customer, group, contract: those that the card mentions
 _NOBODY: Payer = (None, None, None)
+_FREE = (-1, -1)  # no price: a unit without a line of its own
 _new_tuple = tuple.__new__  # makes a named tuple without its constructor's argument handling
 
 
@@ -109,13 +110,17 @@ class Rater:
         step = names.step if names.step in self._steps else None
         return names._replace(customer_id=customer, group=group, contract=contract, step=step)
 
+    def find_levels(self, names: EventNames, at_nanos: int) -> Levels:
+        """All prices for events of these names at an instant, by size of the request."""
+        names = self.complete_names(names)
+        route = self._routes.get(names) or self._add_route(names)
+        return route.find_value(at_nanos)
+
     def list_covered(
         self, quantities: Quantities, at_nanos: int, names: EventNames
     ) -> list[tuple[PeriodCharge, Quantity]]:
         """What each period charge counts of an event. A part that has no price of its own counts in its whole, once."""
-        names = self.complete_names(names)
-        route = self._routes.get(names) or self._add_route(names)
-        tariff = route.find_value(at_nanos).find_tariff(quantities)
+        tariff = self.find_levels(names, at_nanos).find_tariff(quantities)
         parts, problems = _split_subsets(tariff, quantities)
         covered: dict[PeriodCharge, Quantity] = {}
         for unit, quantity in parts.items() if not problems else ():
@@ -123,6 +128,45 @@ class Rater:
             if rate is not None and quantity and isinstance(rate.entry, PeriodCharge):
                 covered[rate.entry] = _add(covered.get(rate.entry, 0), quantity)
         return list(covered.items())
+
+    def find_route(self, names: EventNames) -> Timeline[Levels]:
+        """All tariffs for events of these names, by time and size of request."""
+        names = self.complete_names(names)
+        return self._routes.get(names) or self._add_route(names)
+
+    def rate_sums(self, tariff: Tariff, quantities: Quantities) -> Rated:
+        """Amounts of several events together that meet one tariff and have the same units: charges add up."""
+        return _rate_quantities(tariff, quantities, self.card.currency)
+
+    def sum_plain(
+        self,
+        quantities: Quantities,
+        at_nanos: int,
+        names: tuple[str | None, str | None, str | None, str | None],
+        customer_id: str | None,
+        step: str | None,
+    ) -> tuple[int, int, PriceVersion] | None:
+        """(cost, charge, version) of a rated event without its lines; None where `rate` must look closer.
+
+        `names` are provider, model, request model and service tier.
+        """
+        customer, group, contract = self._payers.get(customer_id, _NOBODY)
+        key = (*names, customer, step if step in self._steps else None, group, contract)
+        route = self._routes.get(key) or self._add_route(EventNames(*key))
+        levels = route.find_value(at_nanos)
+        tariff = levels.find_tariff(quantities) if levels.thresholds else levels.tariffs[0]
+        used = tuple(quantities)
+        plans = tariff.plans
+        plan = plans[used] if used in plans else _add_plan(tariff, used, self.card.currency)
+        if plan is None:
+            return None
+        cost = charge = 0
+        for quantity, prices in zip(quantities.values(), plan.prices, strict=True):
+            if quantity.__class__ is not int or quantity <= 0:
+                return None
+            cost += quantity * prices[0]
+            charge += quantity * prices[1]
+        return cost, charge, plan.version
 
     def _add_route(self, names: EventNames) -> Timeline[Levels]:
         if len(self._routes) >= _ROUTES_MAX:
@@ -146,6 +190,33 @@ def _list_payers(card: RateCard, members: Mapping[str, Membership]) -> dict[str 
         if payer != _NOBODY:
             payers[customer] = payer
     return payers
+
+
+def _add_plan(tariff: Tariff, names: tuple[str, ...], currency: str) -> Plan | None:
+    """The plan for these units, if each is priced or free and no separately priced subset is among them."""
+    parts = [_plan_part(tariff, unit) for unit in names]
+    priced = tuple([unit for unit, part in zip(names, parts, strict=True) if part not in (None, _FREE)])
+    plan = None
+    if priced and None not in parts and not set(tariff.splits).intersection(names):
+        version = tariff.find_version(priced, currency)
+        prices = tuple([part if part is not None and part != _FREE else (0, 0) for part in parts])
+        plan = None if version is None else Plan(prices, version)
+    if len(tariff.plans) >= PLANS_MAX:
+        tariff.plans.clear()
+    tariff.plans[names] = plan
+    return plan
+
+
+def _plan_part(tariff: Tariff, unit: str) -> tuple[int, int] | None:
+    """(cost, charge) of one; `_FREE` without a line: a subset goes with its parent, a request may have no price."""
+    rate = tariff.find_rate(unit)
+    if rate is None:
+        return _FREE
+    if rate.charge_attos is None and rate.cost_attos is None and unit == units.REQUESTS:
+        return _FREE
+    if rate.charge_attos is None or rate.cost_attos is None:
+        return None
+    return rate.cost_attos, rate.charge_attos
 
 
 def _rate_quantities(tariff: Tariff, quantities: Quantities, currency: str) -> Rated:

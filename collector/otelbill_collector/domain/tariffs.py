@@ -26,6 +26,7 @@ from otelbill_collector.domain.usage import Quantities
 
 _UNITS_MAX = 1_024  # units seen per tariff
 _VERSIONS_MAX = 1_024  # combinations of units seen per tariff
+PLANS_MAX = 1_024
 
 # A subset is priced on its own where it has its own price, and the rest of its parent at the parent's price.
 PARENTS = {
@@ -51,6 +52,13 @@ class UnitRate(NamedTuple):
     entry: ChargePrice | PeriodCharge | Markup | None  # where the charge comes from
 
 
+class Plan(NamedTuple):
+    """How events with one combination of units are priced that need no closer look."""
+
+    prices: tuple[tuple[int, int], ...]  # (cost, charge) in attos for one of each unit, in the order of the units
+    version: PriceVersion
+
+
 @dataclass(slots=True)
 class Tariff:
     """All prices for one combination of names, interval of time and size of request, resolved unit by unit."""
@@ -63,6 +71,7 @@ class Tariff:
     rates: dict[str, UnitRate | None] = field(default_factory=dict)  # None: a subset priced with its parent
     splits: tuple[str, ...] = ()
     versions: dict[tuple[str, ...], PriceVersion | None] = field(default_factory=dict)
+    plans: dict[tuple[str, ...], Plan | None] = field(default_factory=dict)  # None: look closer
 
     def __post_init__(self) -> None:
         for unit in units.STANDARD_UNITS:
@@ -169,9 +178,12 @@ class Levels:
 
 def create_route(card: RateCard, book: PriceBook, names: EventNames) -> Timeline[Levels]:
     """Tariffs on every interval on which neither a provider price nor an entry of the card changes."""
-    costs = book.find_timeline(provider=names.provider, model=names.model, service_tier=names.service_tier)
-    if costs is None and names.request_model:
-        costs = book.find_timeline(provider=names.provider, model=names.request_model, service_tier=names.service_tier)
+    costs = book.find_timeline(
+        provider=names.provider,
+        model=names.model,
+        request_model=names.request_model,
+        service_tier=names.service_tier,
+    )
     timeline: Timeline[ProviderPrices | None] = costs or Timeline((), ((None,),))
     edges = {
         edge

@@ -24,12 +24,16 @@ from prometheus_client.registry import Collector
 from otelbill_collector.domain.money import ATTOS_PER_UNIT
 from otelbill_collector.domain.records import Answer, Receipt, UsageRecord
 from otelbill_collector.domain.usage import Quantity, RatingState
+from otelbill_collector.ledger.booking import Booking
+from otelbill_collector.ledger.sums import Sums
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter that nobody reads
 
 _LABELS = ("step", "provider", "model")
 # Steps and models come from outside: past this many combinations the rest is counted together as "other".
 _SERIES_MAX = 2_000
+_Totals = dict[tuple[Counter, tuple[str, ...]], Quantity]
+BOUNDS = ("inflight_bytes", "sender_share", "body_seconds", "waiting_calls", "connections", "head_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,10 @@ class Levels:
 
     inflight_bytes: int
     inflight_bytes_max: int
+    connections: int
+    connections_max: int
+    waiting_calls: int
+    waiting_calls_max: int
     dead_letters: int
     ledger_bytes: int
     forward_queue_spans: int
@@ -57,6 +65,9 @@ class SidecarMetrics:
         self.spans = Counter("otelbill_spans", "Spans by what became of them", ["result"], registry=self.registry)
         self.requests = Counter(
             "otelbill_requests", "Requests by protocol and answer", ["protocol", "code"], registry=self.registry
+        )
+        self.refusals = Counter(
+            "otelbill_refusals", "Requests and connections refused at a bound", ["bound"], registry=self.registry
         )
         self.cost = Counter("otelbill_cost", "Provider cost booked", [*_LABELS, "currency"], registry=self.registry)
         self.charge = Counter(
@@ -84,11 +95,17 @@ class SidecarMetrics:
             self.spans.labels(result)
         for result in ("sent", "overflow", "rejected"):
             self.forwarded.labels(result)
+        for bound in BOUNDS:
+            self.refusals.labels(bound)
         self.registry.register(_LevelCollector(load_levels))
 
     def count_request(self, protocol: str, code: str) -> None:
         """One answered request."""
         self.requests.labels(protocol, code).inc()
+
+    def count_refusal(self, bound: str) -> None:
+        """One request or connection that was told to come again because a bound was reached."""
+        self.refusals.labels(bound).inc()
 
     def count_answers(self, answers: Iterable[Answer]) -> None:
         """What became of the spans of one batch."""
@@ -99,26 +116,36 @@ class SidecarMetrics:
             else:
                 self.spans.labels("rejected").inc()
 
-    def count_records(self, records: Iterable[UsageRecord]) -> None:
+    def count_booking(self, booking: Booking) -> None:
         """Amounts and quantities of booked records, by step and model. Summed first: a counter is dear to touch."""
-        sums: dict[tuple[Counter, tuple[str, ...]], Quantity] = defaultdict(int)
-        for record in records:
-            if record.amounts.state is not RatingState.RATED:
-                continue
-            labels = self._bound_labels(
-                (record.decision.step or "", record.candidate.provider or "", record.candidate.model or "")
-            )
-            amounts, currency = record.amounts, record.amounts.currency or ""
-            if record.sign < 0:
-                sums[self.reversed_charge, (*labels, currency)] += amounts.charge_attos or 0
-                continue
-            sums[self.cost, (*labels, "USD")] += amounts.cost_attos or 0
-            sums[self.charge, (*labels, currency)] += amounts.charge_attos or 0
-            for unit, quantity in record.decision.quantities.items():
-                if quantity:
-                    sums[self.usage, (*labels, unit)] += quantity
+        sums: _Totals = defaultdict(int)
+        for record in booking.decided:
+            self._add_record(record, sums)
+        for (*names, currency), found in (booking.singles.sum_rated() if booking.singles else {}).items():
+            labels = self._bound_labels(tuple([name or "" for name in names]))
+            self._add_sums(labels, currency or "", found, sums)
         for (counter, values), total in sums.items():
             counter.labels(*values).inc(float(total) if counter is self.usage else float(total / ATTOS_PER_UNIT))
+
+    def _add_record(self, record: UsageRecord, sums: _Totals) -> None:
+        if record.amounts.state is not RatingState.RATED:
+            return
+        labels = self._bound_labels(
+            (record.decision.step or "", record.candidate.provider or "", record.candidate.model or "")
+        )
+        amounts, currency = record.amounts, record.amounts.currency or ""
+        if record.sign < 0:
+            sums[self.reversed_charge, (*labels, currency)] += amounts.charge_attos or 0
+            return
+        found = Sums(1, dict(record.decision.quantities), amounts.cost_attos or 0, amounts.charge_attos or 0)
+        self._add_sums(labels, currency, found, sums)
+
+    def _add_sums(self, labels: tuple[str, ...], currency: str, found: Sums, sums: _Totals) -> None:
+        sums[self.cost, (*labels, "USD")] += found.cost_attos
+        sums[self.charge, (*labels, currency)] += found.charge_attos
+        for unit, quantity in found.quantities.items():
+            if quantity:
+                sums[self.usage, (*labels, unit)] += quantity
 
     def _bound_labels(self, labels: tuple[str, ...]) -> tuple[str, ...]:
         if labels not in self._series:
@@ -143,6 +170,10 @@ class _LevelCollector(Collector):
         levels = self._load_levels()
         yield GaugeMetricFamily("otelbill_inflight_bytes", "Bytes under way", value=levels.inflight_bytes)
         yield GaugeMetricFamily("otelbill_inflight_bytes_max", "Bound of those", value=levels.inflight_bytes_max)
+        yield GaugeMetricFamily("otelbill_connections", "Open OTLP/HTTP connections", value=levels.connections)
+        yield GaugeMetricFamily("otelbill_connections_max", "Bound of those", value=levels.connections_max)
+        yield GaugeMetricFamily("otelbill_waiting_calls", "gRPC calls not yet read", value=levels.waiting_calls)
+        yield GaugeMetricFamily("otelbill_waiting_calls_max", "Bound of those", value=levels.waiting_calls_max)
         yield GaugeMetricFamily("otelbill_dead_letters", "Dead letters that wait", value=levels.dead_letters)
         yield GaugeMetricFamily("otelbill_ledger_bytes", "Bytes of the ledger on disk", value=levels.ledger_bytes)
         yield GaugeMetricFamily("otelbill_group_keys", "Claim keys held in memory", value=levels.group_keys)

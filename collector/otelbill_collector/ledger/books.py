@@ -12,9 +12,11 @@ from typing import TypeVar
 
 from otelbill_collector.domain.ids import digest_parts
 from otelbill_collector.domain.instants import DAY_NANOS
+from otelbill_collector.domain.rating import Rater
 from otelbill_collector.domain.records import DeadLetter, UsageRecord
 from otelbill_collector.domain.usage import Candidate
 from otelbill_collector.ledger.booking import (
+    Alone,
     Booking,
     Decide,
     KeysOf,
@@ -37,7 +39,9 @@ from otelbill_collector.ledger.corrections import (
 )
 from otelbill_collector.ledger.deadletters import save_dead_letter
 from otelbill_collector.ledger.groups import GroupIndex, GroupLimits
+from otelbill_collector.ledger.journal import find_last_segment
 from otelbill_collector.ledger.lineage import find_record, list_unpriced
+from otelbill_collector.ledger.repricing import Progress, Scope, list_outdated
 from otelbill_collector.ledger.resolutions import (
     NotHeld,
     Resolution,
@@ -76,6 +80,7 @@ class Books:
         claim_keys: KeysOf,
         decide: Decide,
         rate: Rate,
+        alone: Alone | None = None,
         limits: GroupLimits = _DEFAULT_LIMITS,
     ) -> None:
         self.store = store
@@ -86,7 +91,7 @@ class Books:
         store.transact(self._index.remember)
         self._corrections = CorrectionBook(store.transact(list_corrections))
         self._resolutions = {item.event_id: item for item in store.transact(list_resolutions)}
-        self._rules = Rules(claim_keys, decide, rate, self._corrections, self._resolutions)
+        self._rules = Rules(claim_keys, decide, rate, self._corrections, self._resolutions, alone)
 
     @property
     def group_keys(self) -> int:
@@ -136,6 +141,29 @@ class Books:
             found = self._index.find_members(connection, record.event_nanos // DAY_NANOS, keys)
             members += [member for member in found if member.event_id == record.event_id]
         return book_members(connection, self._index, members, self._rules, now_nanos, note)
+
+    def rerate(
+        self, rater: Rater, scope: Scope, *, operator: str, reason: str, now_nanos: int, progress: Progress
+    ) -> int:
+        """Rate events of a scope again where other prices rated them; returns how many changed.
+
+        A reversal and a revision each, in many transactions. Charges given by hand stay; what is equal is not booked,
+        so that doing it again after an interruption books the rest.
+        """
+        note = f"rated again by {operator}: {reason}"
+        after, changed = 0, 0
+        end = self.store.read(find_last_segment)
+        while after < end:
+            start = after
+            records, after = self.store.read(partial(list_outdated, rater=rater, scope=scope, after=start))
+            for place in range(0, len(records), _WAITING_BATCH):
+                batch = records[place : place + _WAITING_BATCH]
+                booking = self._transact(partial(self._rebook_all, records=batch, now_nanos=now_nanos, note=note))
+                changed += sum(record.sign > 0 for record in booking.records)
+            if after == start:
+                break
+            progress(min(after, end), end)
+        return changed
 
     def correct(self, wish: Wish) -> Booking:
         """Book events as an operator wants them: a reversal and a revision each, that carry the reason.

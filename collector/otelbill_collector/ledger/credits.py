@@ -150,7 +150,7 @@ def mark_changed(connection: sqlite3.Connection, customer_ids: Iterable[str]) ->
     _count_change(connection, sorted(granted & set(customer_ids)))
 
 
-# credit_post.dirty counts the changes of a customer's usage and grants; the transfers know of them while it is negative.
+# credit_post.dirty counts changes of usage and grants; the transfers know of them while it is negative.
 
 
 def _count_change(connection: sqlite3.Connection, customer_ids: Sequence[str]) -> None:

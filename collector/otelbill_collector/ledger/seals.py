@@ -68,6 +68,12 @@ SEALED = (
             "last_sent_nanos due_nanos answer_status answer_code answer_message request_id superseded_by".split()
         ),
     ),
+    Sealed(
+        "invoice",
+        ("invoice_number",),
+        ("invoice_id", "customer_id", "start_nanos", "end_nanos", "mark_segment", "content", "made_nanos"),
+    ),
+    Sealed("invoice_event", ("invoice_event_id",), ("invoice_id", "state", "operator", "reason", "at_nanos")),
     Sealed("stripe_stop", ("scope", "name"), ("code", "message", "since_nanos", "retry_nanos")),
     Sealed(
         "credit_grant",

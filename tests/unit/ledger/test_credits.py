@@ -18,6 +18,7 @@ from otelbill_collector.crediting import (
     render_history,
     render_statement,
 )
+from otelbill_collector.domain.charges import PeriodCharge, Pricing
 from otelbill_collector.domain.credits import Demand, Place
 from otelbill_collector.domain.grants import SLICE_NANOS, InvalidGrant
 from otelbill_collector.domain.instants import format_instant
@@ -388,3 +389,24 @@ def test_what_rolled_over_can_be_voided(desk: Desk) -> None:
     answer = desk.credits.void(grant_id=rest["grant_id"], reason="left us", operator="ann")
     assert (answer["state"], answer["voided"]) == ("void", "10")
     assert desk.accounts() == {"issued": "-10", "voided": "10"}
+
+
+def test_what_a_period_charge_covers_has_no_price_by_event(tmp_path: Path) -> None:
+    """Input tokens are in a package of the period, so an event's charge is its 20 output tokens x 0.02 = 0.40. Money
+    pays that; granted input tokens are counted down, and worth nothing.
+    """
+    desk = Desk(tmp_path / "ledger")
+    charge = PeriodCharge("tokens", "input_tokens", Pricing.PACKAGE, attos=parse_attos("1"), package_size=1_000)
+    card = RateCard((ChargePrice("output_tokens", parse_attos("0.02")),), charges=(charge,))
+    desk.books.close()
+    desk.books = TestBooks(tmp_path / "ledger", replace(Config(), rate_card=card))
+    desk.credits = CreditDesk(desk.books.store, TERMS, lambda: desk.now)
+    desk.give()
+    desk.give(units="70", unit="input_tokens")
+    desk.books.post(chat("a", tokens=(100, 20), ended=T0))
+    statement = desk.read(render_statement, "acme", T0, T0 + QUARTER)
+    assert sorted((row["asset"], row["amount"], row["charge"]) for row in statement["consumption"]) == [
+        ("USD", "0.4", "-0.4"),
+        ("input_tokens", "70", "0"),
+    ]
+    desk.books.close()
