@@ -80,7 +80,7 @@ class OtlpGrpc:
         except TimeoutError:
             reason = f"the message took longer than {seconds:g} s to arrive; send smaller batches"
             raise Overloaded("body_seconds", reason) from None
-        return b"" if body is grpc.aio.EOF else bytes(body)
+        return body if isinstance(body, bytes) else b""  # a call may end without a message
 
 
 def _build_retry_details(refusal: Refusal) -> bytes:
