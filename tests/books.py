@@ -10,6 +10,7 @@ from otelbill_collector.app import build_rules
 from otelbill_collector.config import Config
 from otelbill_collector.decode.select import select_span
 from otelbill_collector.domain.records import Answer, Receipt
+from otelbill_collector.ledger.booking import Alone
 from otelbill_collector.ledger.books import Books
 from otelbill_collector.ledger.rollups import UsageQuery, fold_rollups, load_usage
 from otelbill_collector.ledger.sqlite import SqliteStore
@@ -38,7 +39,8 @@ class TestBooks:
             self.store.close()
         self.store = SqliteStore(self.folder)
         rules = build_rules(self._config)
-        self.books = Books(self.store, claim_keys=claim_keys, decide=rules.decide, rate=rules.rate)
+        alone = Alone(rules.stands_alone, rules.rate_alone)
+        self.books = Books(self.store, claim_keys=claim_keys, decide=rules.decide, rate=rules.rate, alone=alone)
         self.stages = Stages(select_span, self.books, self._limits)
 
     def carry(self, bodies: Sequence[bytes], now: int = NOW) -> tuple[Answer, ...]:

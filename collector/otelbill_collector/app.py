@@ -18,9 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from otelbill_collector.audit import build_metering, find_damage
+from otelbill_collector.billing import Billing
+from otelbill_collector.commands import build_operate
 from otelbill_collector.config import Config
+from otelbill_collector.crediting import create_terms
 from otelbill_collector.decode.select import select_span
 from otelbill_collector.domain.instants import NANOS
+from otelbill_collector.domain.provider_prices import PriceBook
 from otelbill_collector.domain.rating import Rater
 from otelbill_collector.domain.records import DeadLetter, Receipt
 from otelbill_collector.explanation import NothingFound, explain_identifier, render_letter, render_record
@@ -35,12 +39,14 @@ from otelbill_collector.export.stripe.settings import MeteringMode, StripeSettin
 from otelbill_collector.ingest import GroupCommitter
 from otelbill_collector.isolation import Isolator
 from otelbill_collector.jobs import Housekeeper, Job
+from otelbill_collector.ledger.booking import Alone
 from otelbill_collector.ledger.books import Books, UnknownEvent
+from otelbill_collector.ledger.credits import UnknownGrant
 from otelbill_collector.ledger.deadletters import count_dead_letters, list_dead_letters
 from otelbill_collector.ledger.groups import GroupLimits
 from otelbill_collector.ledger.lineage import list_suspense, list_unsettled
 from otelbill_collector.ledger.outbox_views import count_states, find_oldest_waiting
-from otelbill_collector.ledger.resolutions import InvalidResolution, NotHeld
+from otelbill_collector.ledger.resolutions import NotHeld
 from otelbill_collector.ledger.rollups import count_events, load_usage
 from otelbill_collector.ledger.sqlite import LedgerUnavailable, SqliteStore
 from otelbill_collector.listeners import (
@@ -51,14 +57,14 @@ from otelbill_collector.listeners import (
     list_api_hosts,
     raise_open_files,
 )
-from otelbill_collector.operations import NoStripe, Operations, StripeDesk, render_status
+from otelbill_collector.operations import NoStripe, Operations, OtherPrices, StripeDesk, render_status
 from otelbill_collector.pipeline import Carried, Limits, Request, Stages, carry_batch
 from otelbill_collector.receive.admission import Admission, ReceiveLimits
 from otelbill_collector.receive.connections import ConnectionBook
 from otelbill_collector.receive.grpc import OtlpGrpc, build_server
 from otelbill_collector.receive.http import OtlpHttp
 from otelbill_collector.rules import RuleSet, claim_keys
-from otelbill_collector.web.api import ApiHandlers, BadQuery, build_api
+from otelbill_collector.web.api import ApiHandlers, build_api
 
 _log = logging.getLogger("otelbill")
 
@@ -75,12 +81,15 @@ def read_clock() -> int:
     return time.time_ns()
 
 
+def build_rater(config: Config) -> Rater:
+    """Rating under a configuration."""
+    return Rater(config.rate_card, PriceBook(overrides=config.provider_prices), config.list_members())
+
+
 def build_rules(config: Config) -> RuleSet:
     """Claims and rating under a configuration."""
     claims = config.claims
-    return RuleSet(
-        Rater(config.rate_card), grace_seconds=claims.grace_seconds, accept_estimates=claims.accept_estimates
-    )
+    return RuleSet(build_rater(config), grace_seconds=claims.grace_seconds, accept_estimates=claims.accept_estimates)
 
 
 def build_stages(config: Config, store: SqliteStore) -> Stages:
@@ -92,7 +101,8 @@ def build_stages(config: Config, store: SqliteStore) -> Stages:
         future_nanos=config.limits.future_seconds * NANOS,
     )
     memory = GroupLimits(config.limits.group_keys, config.limits.known_keys)
-    books = Books(store, claim_keys=claim_keys, decide=rules.decide, rate=rules.rate, limits=memory)
+    alone = Alone(rules.stands_alone, rules.rate_alone)
+    books = Books(store, claim_keys=claim_keys, decide=rules.decide, rate=rules.rate, alone=alone, limits=memory)
     return Stages(select_span, books, limits)
 
 
@@ -132,7 +142,8 @@ def open_operations(config: Config) -> Iterator[Operations]:
     try:
         desk = build_desk(config, store)
         try:
-            yield Operations(build_stages(config, store), desk, read_clock)
+            billing, terms = Billing(store, config, read_clock), create_terms(config.rate_card)
+            yield Operations(build_stages(config, store), desk, read_clock, build_rater(config), billing, terms)
         finally:
             if desk is not None:
                 desk.exporter.close()
@@ -182,7 +193,14 @@ class Sidecar:
         except StripePackageMissing as error:
             raise CannotStart([str(error)]) from error
         self._desk = desk
-        self._operations = Operations(self._stages, desk, self._clock)
+        self._operations = Operations(
+            self._stages,
+            desk,
+            self._clock,
+            build_rater(config),
+            Billing(self._store, config, self._clock),
+            create_terms(config.rate_card),
+        )
         self._metrics = SidecarMetrics(self._load_levels)
         limits = config.limits
         bounds = ReceiveLimits(
@@ -207,6 +225,7 @@ class Sidecar:
             Job("prices", lambda _: self._price_waiting()),
             Job("claims", lambda _: operations.decide_due()),
             Job("fold", lambda _: operations.fold()),
+            Job("credits", lambda _: operations.credits.post_regularly()),
             Job("stripe", lambda _: operations.send_due()),
         ]
         self._prices_are_new = True  # the rate card changes with a restart only
@@ -304,9 +323,9 @@ class Sidecar:
     def _observe(self, requests: Sequence[Request], carried: Carried) -> None:
         self._metrics.count_answers(carried.answers)
         if carried.posted is not None:
-            self._metrics.count_records(carried.posted.booking.records)
+            self._metrics.count_booking(carried.posted.booking)
         if self._forwarder is not None:
-            for request, answer, members in zip(requests, carried.answers, carried.members, strict=True):
+            for request, answer, members in zip(requests, carried.answers, carried.list_members(), strict=True):
                 if not isinstance(answer, Receipt):
                     continue  # not taken: its sender will send it in another form, or never
                 booked = {
@@ -355,46 +374,9 @@ class Sidecar:
             list_suspense=lambda: [render_record(record) for record in read(list_suspense)],
             stripe_status=lambda: read(render_status),
             operate=build_operate(operations),
-            not_found=(NothingFound, UnknownEvent),
-            refused=(NoStripe, StripeProblem, NotHeld),
+            not_found=(NothingFound, UnknownEvent, UnknownGrant),
+            refused=(NoStripe, OtherPrices, StripeProblem, NotHeld),
         )
-
-
-def build_operate(operations: Operations) -> dict[str, Callable[[dict[str, Any]], Any]]:
-    """Operator commands by name, each taking a JSON object. Raises BadQuery for a missing argument."""
-
-    def assign(arguments: dict[str, Any]) -> Any:
-        return operations.assign_customer(
-            **_require_texts(arguments, ("event_id", "customer_id", "operator", "reason"))
-        )
-
-    def resolve(arguments: dict[str, Any]) -> Any:
-        texts = _require_texts(arguments, ("event_id", "operator", "reason"))
-        quantities = arguments.get("quantities")
-        if not isinstance(quantities, dict):
-            raise BadQuery("quantities: give an object of token units and integers")
-        try:
-            return operations.resolve_usage(**texts, quantities=quantities)
-        except InvalidResolution as error:
-            raise BadQuery(str(error)) from error
-
-    return {
-        "assign-customer": assign,
-        "resolve-usage": resolve,
-        "replay-dead-letters": lambda arguments: operations.replay_dead_letters(arguments.get("letter_ids") or ()),
-        "stripe-flush": lambda _: operations.flush_stripe(),
-        "stripe-plan": lambda _: operations.plan_stripe(),
-        "stripe-apply": lambda _: operations.apply_stripe(),
-        "stripe-reissue": lambda arguments: operations.reissue_intent(str(arguments.get("identifier"))),
-        "reconcile": lambda arguments: operations.reconcile_stripe(since_nanos=arguments.get("since_nanos")),
-    }
-
-
-def _require_texts(arguments: dict[str, Any], names: Sequence[str]) -> dict[str, str]:
-    for name in names:
-        if not isinstance(arguments.get(name), str) or not arguments[name].strip():
-            raise BadQuery(f"{name}: give a non-empty text")
-    return {name: arguments[name] for name in names}
 
 
 def find_sidecar(data_dir: Path) -> str | None:

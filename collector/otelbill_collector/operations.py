@@ -5,6 +5,7 @@ The same object serves the command line (on a ledger that no sidecar holds) and 
 
 from __future__ import annotations
 
+import json
 import logging
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +13,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from otelbill_collector.billing import Billing
+from otelbill_collector.crediting import CreditDesk, CreditTerms
 from otelbill_collector.domain.instants import format_instant
 from otelbill_collector.domain.intents import OutboxStatus
+from otelbill_collector.domain.rating import Rater
 from otelbill_collector.domain.records import DeadLetter
 from otelbill_collector.explanation import render_record
 from otelbill_collector.export.stripe.catalog import Plan, apply_catalog, plan_catalog
@@ -25,13 +29,15 @@ from otelbill_collector.isolation import STORE_FAULTS
 from otelbill_collector.jobs import fold_until_done
 from otelbill_collector.ledger.booking import Outcome
 from otelbill_collector.ledger.books import Books
+from otelbill_collector.ledger.corrections import Correction, Wish, list_corrections
 from otelbill_collector.ledger.deadletters import list_dead_letters, mark_replayed
-from otelbill_collector.ledger.instructions import Instruction
 from otelbill_collector.ledger.meters import Metering, fold_meters
 from otelbill_collector.ledger.outbox_views import status
+from otelbill_collector.ledger.repricing import Scope
 from otelbill_collector.ledger.resolutions import Resolution
 from otelbill_collector.ledger.rollups import count_events, fold_rollups
 from otelbill_collector.pipeline import Request, Stages, carry_batch
+from otelbill_collector.simulation import identify_prices
 
 _log = logging.getLogger("otelbill.operations")
 
@@ -44,6 +50,13 @@ class NoStripe(RuntimeError):
 
     def __init__(self) -> None:
         super().__init__("no Stripe account is configured; add a `stripe` section with api_key to otelbill.yaml")
+
+
+class OtherPrices(RuntimeError):
+    """The collector that holds the ledger was started with another rate card than the operator's."""
+
+    def __init__(self) -> None:
+        super().__init__("the running collector has another rate card; restart it with this configuration, then rerate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +73,33 @@ class StripeDesk:
 class Operations:
     """Operator commands on open books. `clock` gives nanoseconds UTC."""
 
-    def __init__(self, stages: Stages, desk: StripeDesk | None, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        stages: Stages,
+        desk: StripeDesk | None,
+        clock: Callable[[], int],
+        rater: Rater | None = None,
+        billing: Billing | None = None,
+        terms: CreditTerms = CreditTerms(),  # noqa: B008 a frozen value
+    ) -> None:
         self._stages = stages
+        self._billing = billing
+        self.credits = CreditDesk(stages.books.store, terms, clock)
         self._desk = desk
         self._clock = clock
+        self._rater = rater or Rater()
 
     @property
     def books(self) -> Books:
         """The open books."""
         return self._stages.books
+
+    @property
+    def billing(self) -> Billing:
+        """Periods and invoices. Raises RuntimeError where they were not wired."""
+        if self._billing is None:
+            raise RuntimeError("these operations have no billing")
+        return self._billing
 
     def fold(self) -> int:
         """Bring rollups and the Stripe outbox up to date; returns the number of segments folded."""
@@ -92,12 +123,32 @@ class Operations:
         self.fold()
         return priced
 
-    def assign_customer(self, *, event_id: str, customer_id: str, operator: str, reason: str) -> Json:
-        """Book an event to a customer. Raises UnknownEvent."""
-        given = Instruction(event_id, customer_id, operator, reason, self._clock())
-        booking = self.books.assign_customer(given)
+    def adjust(self, wish: Wish) -> Json:
+        """Correct events as an operator wants. Raises UnknownEvent, InvalidCorrection; then nothing is written."""
+        booking = self.books.correct(wish)
         self.fold()
-        return {"booked": [render_record(record) for record in booking.records]}
+        return {"batch": wish.derive_batch(), "booked": [render_record(record) for record in booking.records]}
+
+    def take_back(self, *, batch: str, operator: str, reason: str) -> Json:
+        """Take back a batch of corrections. Raises InvalidCorrection."""
+        booking = self.books.take_back(batch, operator=operator, reason=reason, now_nanos=self._clock())
+        self.fold()
+        return {"batch": batch, "booked": [render_record(record) for record in booking.records]}
+
+    def rerate(self, scope: Scope, *, prices: str, operator: str, reason: str) -> Json:
+        """Rate a scope again by today's rate card. `prices` is what the operator saw: other prices are refused."""
+        if prices != identify_prices(self._rater):
+            raise OtherPrices
+        changed = self.books.rerate(
+            self._rater, scope, operator=operator, reason=reason, now_nanos=self._clock(), progress=_report_nothing
+        )
+        self.fold()
+        return {"changed": changed}
+
+    @property
+    def clock(self) -> Callable[[], int]:
+        """Nanoseconds UTC."""
+        return self._clock
 
     def resolve_usage(self, *, event_id: str, quantities: Mapping[str, int], operator: str, reason: str) -> Json:
         """Give a held event its usage by hand. Raises UnknownEvent, NotHeld, InvalidResolution."""
@@ -162,6 +213,29 @@ class Operations:
         if self._desk is None:
             raise NoStripe
         return self._desk
+
+
+def _report_nothing(done: int, total: int) -> None:
+    """For callers that cannot be shown progress."""
+
+
+def render_corrections(connection: sqlite3.Connection) -> list[Json]:
+    """What operators corrected, oldest first."""
+    return [render_correction(item) for item in list_corrections(connection)]
+
+
+def render_correction(correction: Correction) -> Json:
+    """One correction; `value` is None where it takes back what nothing preceded."""
+    return {
+        "batch": correction.batch,
+        "event_id": correction.event_id,
+        "aspect": correction.aspect.value,
+        "value": None if correction.value is None else json.loads(correction.value),
+        "operator": correction.operator,
+        "reason": correction.reason,
+        "given_at": format_instant(correction.given_nanos),
+        "reverses": correction.reverses,
+    }
 
 
 def render_status(connection: sqlite3.Connection) -> Json:

@@ -5,8 +5,9 @@ wire bytes -> spans -> candidates -> bookings -> receipt. A batch is all request
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 from otelbill_collector.decode.redaction import redact_span
 from otelbill_collector.decode.spans import SpanView
@@ -16,7 +17,7 @@ from otelbill_collector.domain.records import Answer, DeadLetter, Receipt, Rejec
 from otelbill_collector.domain.usage import Candidate, Problem
 from otelbill_collector.ledger.booking import Outcome
 from otelbill_collector.ledger.books import Books, Posted
-from otelbill_collector.ledger.groups import Member
+from otelbill_collector.ledger.members import Member
 
 EARLIEST_NANOS = 631_152_000 * 10**9  # 1990-01-01: an older event time is a broken clock, and would choose a price
 
@@ -65,7 +66,13 @@ class Carried:
 
     answers: tuple[Answer, ...]
     posted: Posted | None
-    members: tuple[tuple[Member, ...], ...] = field(default=())  # per request, for forwarding spans with their cost
+    spans: tuple[int, ...] = ()  # candidates of each request
+
+    def list_members(self) -> Iterator[tuple[Member, ...]]:
+        """Per request the booked spans, for forwarding them with their cost. Made when asked for."""
+        members = iter(self.posted.booking.list_members() if self.posted is not None else ())
+        for count in self.spans:
+            yield tuple(islice(members, count))
 
 
 def carry_batch(requests: Sequence[Request], stages: Stages, now_nanos: int) -> Carried:
@@ -167,27 +174,26 @@ _CONFLICT = Problem(
 def _write_receipts(selected: Sequence[Selected | Rejection], posted: Posted | None, stages: Stages) -> Carried:
     """One answer per request, from the outcomes in order. Conflicts become dead letters of their own."""
     answers: list[Answer] = []
-    members: list[tuple[Member, ...]] = []
-    outcomes = iter(zip(posted.booking.outcomes, posted.booking.members, strict=True) if posted else ())
+    outcomes = iter(posted.booking.outcomes if posted else ())
     kept = iter(posted.kept if posted else ())
     conflicts: list[DeadLetter] = []
     for item in selected:
         if isinstance(item, Rejection):
             answers.append(item)
-            members.append(())
             continue
-        results = [next(outcomes) for _ in item.candidates]
-        conflicts.extend(
-            bury_span(span, _CONFLICT, item.received_nanos)
-            for (span, _), (outcome, _) in zip(item.candidates, results, strict=True)
-            if outcome is Outcome.CONFLICT
-        )
-        new_letters = sum(next(kept) for _ in item.letters)
-        answers.append(_count_receipt(item, [outcome for outcome, _ in results], new_letters))
-        members.append(tuple(member for _, member in results))
+        results = list(islice(outcomes, len(item.candidates)))
+        if Outcome.CONFLICT in results:
+            conflicts.extend(
+                bury_span(span, _CONFLICT, item.received_nanos)
+                for (span, _), outcome in zip(item.candidates, results, strict=True)
+                if outcome is Outcome.CONFLICT
+            )
+        new_letters = sum(islice(kept, len(item.letters)))
+        answers.append(_count_receipt(item, results, new_letters))
     if conflicts:
         stages.books.post((), conflicts, conflicts[0].received_nanos)
-    return Carried(tuple(answers), posted, tuple(members))
+    spans = tuple([0 if isinstance(item, Rejection) else len(item.candidates) for item in selected])
+    return Carried(tuple(answers), posted, spans)
 
 
 def _count_receipt(item: Selected, outcomes: Sequence[Outcome], new_letters: int) -> Receipt:

@@ -29,9 +29,17 @@ ALLOWED = {
     "offline": {"domain", "decode", "ledger", "rules", "explanation"},
     "dialect_guide": {"decode"},
     "doctor": {"domain", "decode", "offline", "dialect_guide"},
-    "operations": {"domain", "ledger", "export", "jobs", "pipeline", "explanation", "isolation"},
+    "operations": {
+        *("billing", "crediting", "domain", "ledger", "export", "jobs", "pipeline", "explanation", "isolation"),
+        "simulation",
+    },
+    "simulation": {"domain", "ledger"},
+    "commands": {"billing", "domain", "ledger", "operations", "web"},
+    "crediting": {"domain", "ledger"},
+    "invoicing": {"domain", "ledger"},
+    "billing": {"config", "domain", "ledger", "invoicing"},
 }
-LEDGER_WRITERS = {"books", "booking", "instructions", "resolutions", "sqlite", "journal"}
+LEDGER_WRITERS = {"books", "booking", "corrections", "credits", "journal", "periods", "resolutions", "sqlite"}
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 420
 

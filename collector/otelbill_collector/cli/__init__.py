@@ -7,7 +7,21 @@ import sys
 
 import click
 
-from otelbill_collector.cli import collect, demo, dialects, integrity, offline, operate, report, stripe
+from otelbill_collector.cli import (
+    collect,
+    corrections,
+    credits,
+    demo,
+    dialects,
+    integrity,
+    invoices,
+    offline,
+    operate,
+    prices,
+    report,
+    repricing,
+    stripe,
+)
 from otelbill_collector.config import ConfigError, render_problems
 
 _COMMANDS = (
@@ -15,16 +29,26 @@ _COMMANDS = (
     collect.run_collector,
     collect.check_config,
     offline.rate_files,
+    prices.prices,
     dialects.show_dialects,
     dialects.examine_files,
     report.show_usage,
     report.explain,
     report.show_held,
     report.show_suspense,
-    operate.adjust,
+    corrections.adjust,
     operate.resolve,
+    corrections.take_back,
+    corrections.corrections,
+    repricing.rerate,
+    repricing.run_simulation,
+    repricing.forecast,
     operate.dead_letters,
     operate.reconcile,
+    invoices.close,
+    invoices.show_invoice,
+    invoices.invoices,
+    credits.credits_group,
     stripe.stripe,
     integrity.verify,
     integrity.replay,

@@ -1,4 +1,4 @@
-"""`otelbill adjust`, `dead-letters` and `reconcile`: what an operator does to a ledger."""
+"""`otelbill resolve`, `dead-letters` and `reconcile`: what an operator does to a ledger."""
 
 from __future__ import annotations
 
@@ -21,41 +21,6 @@ from otelbill_collector.cli.remote import operate_ledger
 from otelbill_collector.cli.tables import print_table, shorten_instant, sign_amount
 from otelbill_collector.explanation import render_letter
 from otelbill_collector.ledger.deadletters import list_dead_letters
-
-
-@click.command("adjust")
-@click.argument("event_id")
-@click.option("--customer", "customer_id", required=True, help="The customer the usage belongs to.")
-@click.option("--reason", required=True, help="Why; it stays on the records.")
-@click.option("--operator", help="Who decides.  [default: the login name]")
-@config_options
-@json_option
-def adjust(
-    event_id: str,
-    customer_id: str,
-    reason: str,
-    operator: str | None,
-    config_path: Path | None,
-    data_dir: Path | None,
-    as_json: bool,
-) -> None:
-    """Assign usage to a customer: books a reversal and a new revision that carry the reason. Nothing is edited.
-
-    \b
-    Example:
-      otelbill adjust 3f2a... --customer acme --reason "missing customer() in the nightly job"
-    """
-    arguments = {
-        "event_id": event_id,
-        "customer_id": customer_id,
-        "operator": operator or _find_user(),
-        "reason": reason,
-    }
-    answer = operate_ledger(require_config(config_path, data_dir), "assign-customer", arguments)
-    if as_json:
-        print_json(answer)
-        return
-    _print_booked(answer)
 
 
 @click.command("resolve")
@@ -90,18 +55,18 @@ def resolve(
     arguments = {
         "event_id": event_id,
         "quantities": {unit: amount for unit, amount in quantities.items() if amount is not None},
-        "operator": operator or _find_user(),
+        "operator": operator or find_user(),
         "reason": reason,
     }
     answer = operate_ledger(require_config(config_path, data_dir), "resolve-usage", arguments)
     if as_json:
         print_json(answer)
         return
-    _print_booked(answer)
+    print_booked(answer)
 
 
-def _print_booked(answer: dict[str, Any]) -> None:
-    """Any: records as JSON values."""
+def print_booked(answer: dict[str, Any]) -> None:
+    """The records that a correction booked. Any: JSON values."""
     columns = ("kind", "revision", "record_id", "customer", "charge", "note")
     names = ("kind", "revision", "record_id", "customer_id")
     rows = ([*(row[name] for name in names), sign_amount(row, "charge"), row["note"]] for row in answer["booked"])
@@ -197,7 +162,7 @@ def reconcile(config_path: Path | None, data_dir: Path | None, as_json: bool) ->
         raise click.exceptions.Exit(1)
 
 
-def _find_user() -> str:
+def find_user() -> str:
     """The login name; containers often have none."""
     try:
         return getpass.getuser()

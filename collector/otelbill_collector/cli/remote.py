@@ -11,17 +11,21 @@ from otelbill_collector.config import Config
 from otelbill_collector.ledger.sqlite import LEDGER_NAME, LedgerLocked, LedgerUnavailable
 
 _TIMEOUT_SECONDS = 120.0
+_LONG_SECONDS = 3_600.0
+_LONG = frozenset({"rerate"})
 _WITHOUT_LEDGER = frozenset({"stripe-plan", "stripe-apply"})  # an account may be set up before the first usage
 
 
 def operate_ledger(config: Config, name: str, arguments: dict[str, Any]) -> Any:
     """Run an operation by name; the answer is its JSON value. Raises ClickException with the reason."""
-    from otelbill_collector.app import build_operate, find_sidecar, open_operations
+    from otelbill_collector.app import find_sidecar, open_operations
+    from otelbill_collector.commands import build_operate
     from otelbill_collector.export.stripe.client import StripePackageMissing
     from otelbill_collector.export.stripe.ports import StripeProblem
     from otelbill_collector.ledger.books import UnknownEvent
+    from otelbill_collector.ledger.credits import UnknownGrant
     from otelbill_collector.ledger.resolutions import NotHeld
-    from otelbill_collector.operations import NoStripe
+    from otelbill_collector.operations import NoStripe, OtherPrices
     from otelbill_collector.web.api import BadQuery
 
     if name not in _WITHOUT_LEDGER and not (config.data_dir / LEDGER_NAME).is_file():
@@ -35,11 +39,14 @@ def operate_ledger(config: Config, name: str, arguments: dict[str, Any]) -> Any:
         address = find_sidecar(config.data_dir)
         if address is None:
             raise click.ClickException(f"{error}; its API address is not known yet, try again") from error
-        return _post(f"http://{address}/v1/operations/{name}", arguments, config)
+        timeout = _LONG_SECONDS if name in _LONG else _TIMEOUT_SECONDS
+        return _post(f"http://{address}/v1/operations/{name}", arguments, config, timeout)
     except (
         UnknownEvent,
+        UnknownGrant,
         NotHeld,
         NoStripe,
+        OtherPrices,
         StripeProblem,
         StripePackageMissing,
         BadQuery,
@@ -48,10 +55,10 @@ def operate_ledger(config: Config, name: str, arguments: dict[str, Any]) -> Any:
         raise click.ClickException(str(error)) from error
 
 
-def _post(url: str, arguments: dict[str, Any], config: Config) -> Any:
+def _post(url: str, arguments: dict[str, Any], config: Config, timeout: float) -> Any:
     headers = {"authorization": f"Bearer {config.tokens[0]}"} if config.tokens else {}
     try:
-        answer = httpx.post(url, json=arguments, headers=headers, timeout=_TIMEOUT_SECONDS, trust_env=False)
+        answer = httpx.post(url, json=arguments, headers=headers, timeout=timeout, trust_env=False)
     except httpx.HTTPError as error:
         raise click.ClickException(f"the sidecar at {url} does not answer: {error}") from error
     try:

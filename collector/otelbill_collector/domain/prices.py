@@ -67,6 +67,14 @@ def parse_percent(percent: str | int) -> int:
     return int(scaled)
 
 
+def render_percent(percent_scaled: int) -> str:
+    """The text of ten-thousandths of a percent: 200_000 is "20"."""
+    whole, fraction = divmod(abs(percent_scaled), 10_000)
+    sign = "-" if percent_scaled < 0 else ""
+    text = f"{whole}.{fraction:04d}".rstrip("0").rstrip(".")
+    return f"{sign}{text}"
+
+
 def _parse_decimal(value: str | int) -> Decimal:
     text = str(value).strip()
     digits = text.removeprefix("-").replace(".", "", 1)

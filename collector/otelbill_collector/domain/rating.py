@@ -6,19 +6,26 @@ price makes an event unpriced, never free. Lookups are kept per combination of n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import NamedTuple
 
 from otelbill_collector.domain import usage as units
+from otelbill_collector.domain.charges import PeriodCharge
 from otelbill_collector.domain.money import EXACT, InexactAmount, multiply_exact
 from otelbill_collector.domain.prices import PriceVersion, Timeline
 from otelbill_collector.domain.provider_prices import PriceBook
+from otelbill_collector.domain.quantities import to_micros
 from otelbill_collector.domain.ratecard import AT_COST, EventNames, RateCard
-from otelbill_collector.domain.tariffs import PARENTS, Levels, Tariff, UnitRate, create_route
+from otelbill_collector.domain.selectors import Membership
+from otelbill_collector.domain.tariffs import PARENTS, PLANS_MAX, Levels, Plan, Tariff, UnitRate, create_route
 from otelbill_collector.domain.usage import Quantities, Quantity, RatingState
 
 _ROUTES_MAX = 16_384  # combinations of names; they come from outside
+Payer = tuple[str | None, str | None, str | None]  # customer, group, contract: those that the card mentions
+_NOBODY: Payer = (None, None, None)
+_FREE = (-1, -1)  # no price: a unit without a line of its own
 _new_tuple = tuple.__new__  # makes a named tuple without its constructor's argument handling
 
 
@@ -56,21 +63,23 @@ class Rated(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rater:
-    """Rates events by a rate card and a price book. Without a card, the charge is the provider's cost."""
+    """Rates events by a rate card and a price book. Without a card, the charge is the provider's cost.
+
+    `members` says to which group and under which contract a customer is; who is not in it has neither.
+    """
 
     card: RateCard = AT_COST
     book: PriceBook = field(default_factory=PriceBook)
+    members: Mapping[str, Membership] = field(default_factory=dict, repr=False)
     _routes: dict[tuple[str | None, ...], Timeline[Levels]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-    _customers: frozenset[str] = field(init=False, repr=False, compare=False)
+    _payers: Mapping[str | None, Payer] = field(init=False, repr=False, compare=False)
     _steps: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        selectors = self.card.list_selectors()
-        names = frozenset(selector.customer_id for selector in selectors if selector.customer_id is not None)
-        object.__setattr__(self, "_customers", names)
-        steps = frozenset(selector.step for selector in selectors if selector.step is not None)
+        object.__setattr__(self, "_payers", _list_payers(self.card, self.members))
+        steps = frozenset(entry.step for entry in self.card.list_selectors() if entry.step is not None)
         object.__setattr__(self, "_steps", steps)
 
     def rate(
@@ -87,18 +96,127 @@ class Rater:
     ) -> Rated:
         """Amounts of one event at its event time. Never raises for what an event says: see `Rated.problems`."""
         # Names that no entry mentions cannot matter; leaving them out keeps the cache as small as the card.
-        customer = customer_id if customer_id in self._customers else None
-        key = (provider, model, request_model, service_tier, customer, step if step in self._steps else None)
+        customer, group, contract = self._payers.get(customer_id, _NOBODY)
+        known_step = step if step in self._steps else None
+        key = (provider, model, request_model, service_tier, customer, known_step, group, contract)
         route = self._routes.get(key) or self._add_route(EventNames(*key))
         levels = route.find_value(at_nanos)
         tariff = levels.find_tariff(quantities) if levels.thresholds else levels.tariffs[0]
         return _rate_quantities(tariff, quantities, self.card.currency)
+
+    def complete_names(self, names: EventNames) -> EventNames:
+        """The names with the customer's group and contract, and without names that no entry of the card mentions."""
+        customer, group, contract = self._payers.get(names.customer_id, _NOBODY)
+        step = names.step if names.step in self._steps else None
+        return names._replace(customer_id=customer, group=group, contract=contract, step=step)
+
+    def find_levels(self, names: EventNames, at_nanos: int) -> Levels:
+        """All prices for events of these names at an instant, by size of the request."""
+        names = self.complete_names(names)
+        route = self._routes.get(names) or self._add_route(names)
+        return route.find_value(at_nanos)
+
+    def list_covered(
+        self, quantities: Quantities, at_nanos: int, names: EventNames
+    ) -> list[tuple[PeriodCharge, Quantity]]:
+        """What each period charge counts of an event. A part that has no price of its own counts in its whole, once."""
+        tariff = self.find_levels(names, at_nanos).find_tariff(quantities)
+        parts, problems = _split_subsets(tariff, quantities)
+        covered: dict[PeriodCharge, Quantity] = {}
+        for unit, quantity in parts.items() if not problems else ():
+            rate = tariff.find_rate(unit)
+            if rate is not None and quantity and isinstance(rate.entry, PeriodCharge):
+                covered[rate.entry] = _add(covered.get(rate.entry, 0), quantity)
+        return list(covered.items())
+
+    def find_route(self, names: EventNames) -> Timeline[Levels]:
+        """All tariffs for events of these names, by time and size of request."""
+        names = self.complete_names(names)
+        return self._routes.get(names) or self._add_route(names)
+
+    def rate_sums(self, tariff: Tariff, quantities: Quantities) -> Rated:
+        """Amounts of several events together that meet one tariff and have the same units: charges add up."""
+        return _rate_quantities(tariff, quantities, self.card.currency)
+
+    def sum_plain(
+        self,
+        quantities: Quantities,
+        at_nanos: int,
+        names: tuple[str | None, str | None, str | None, str | None],
+        customer_id: str | None,
+        step: str | None,
+    ) -> tuple[int, int, PriceVersion] | None:
+        """(cost, charge, version) of a rated event without its lines; None where `rate` must look closer.
+
+        `names` are provider, model, request model and service tier.
+        """
+        customer, group, contract = self._payers.get(customer_id, _NOBODY)
+        key = (*names, customer, step if step in self._steps else None, group, contract)
+        route = self._routes.get(key) or self._add_route(EventNames(*key))
+        levels = route.find_value(at_nanos)
+        tariff = levels.find_tariff(quantities) if levels.thresholds else levels.tariffs[0]
+        used = tuple(quantities)
+        plans = tariff.plans
+        plan = plans[used] if used in plans else _add_plan(tariff, used, self.card.currency)
+        if plan is None:
+            return None
+        cost = charge = 0
+        for quantity, prices in zip(quantities.values(), plan.prices, strict=True):
+            if quantity.__class__ is not int or quantity <= 0:
+                return None
+            cost += quantity * prices[0]
+            charge += quantity * prices[1]
+        return cost, charge, plan.version
 
     def _add_route(self, names: EventNames) -> Timeline[Levels]:
         if len(self._routes) >= _ROUTES_MAX:
             self._routes.clear()
         route = self._routes[names] = create_route(self.card, self.book, names)
         return route
+
+
+def _list_payers(card: RateCard, members: Mapping[str, Membership]) -> dict[str | None, Payer]:
+    """The customers that the card tells apart from others: by name, by group or by contract."""
+    selectors = card.list_selectors()
+    customers = {entry.customer_id for entry in selectors if entry.customer_id is not None}
+    groups = {entry.group for entry in selectors}
+    contracts = {entry.contract for entry in selectors}
+    payers: dict[str | None, Payer] = {}
+    for customer in customers | set(members):
+        member = members.get(customer, Membership())
+        group = member.group if member.group in groups else None
+        contract = member.contract if member.contract in contracts else None
+        payer = (customer if customer in customers else None, group, contract)
+        if payer != _NOBODY:
+            payers[customer] = payer
+    return payers
+
+
+def _add_plan(tariff: Tariff, names: tuple[str, ...], currency: str) -> Plan | None:
+    """The plan for these units, if each is priced or free and no separately priced subset is among them."""
+    parts = [_plan_part(tariff, unit) for unit in names]
+    priced = tuple([unit for unit, part in zip(names, parts, strict=True) if part not in (None, _FREE)])
+    plan = None
+    if priced and None not in parts and not set(tariff.splits).intersection(names):
+        version = tariff.find_version(priced, currency)
+        prices = tuple([part if part is not None and part != _FREE else (0, 0) for part in parts])
+        plan = None if version is None else Plan(prices, version)
+    if len(tariff.plans) >= PLANS_MAX:
+        tariff.plans.clear()
+    tariff.plans[names] = plan
+    return plan
+
+
+def _plan_part(tariff: Tariff, unit: str) -> tuple[int, int] | None:
+    """(cost, charge) of one; `_FREE` without a line: a subset goes with its parent, a request may have no price."""
+    rate = tariff.find_rate(unit)
+    if rate is None:
+        return _FREE
+    if rate.charge_attos is None and rate.cost_attos is None and unit == units.REQUESTS:
+        return _FREE
+    if rate.charge_attos is None or rate.cost_attos is None:
+        return None
+    return rate.cost_attos, rate.charge_attos
 
 
 def _rate_quantities(tariff: Tariff, quantities: Quantities, currency: str) -> Rated:
@@ -137,13 +255,15 @@ def _append_part(lines: list[Line], rate: UnitRate, quantity: Quantity, problems
 
     A request that nobody prices has no line; what keeps a part from a charge joins `problems`.
     """
-    unit, charge_price, cost_price, _ = rate
+    unit, charge_price, cost_price, entry = rate
     charge = cost = None
     try:
         if not _is_countable(quantity):
             problems.append(f"impossible: {unit} is negative or not a number")
         else:
             charge = None if charge_price is None else multiply_exact(quantity, charge_price)
+            if isinstance(entry, PeriodCharge):
+                to_micros(quantity)  # inexact when the period's charge could not multiply it
             cost = None if cost_price is None else multiply_exact(quantity, cost_price)
     except (InexactAmount, ArithmeticError):
         problems.append(f"inexact: {unit}")
@@ -207,6 +327,12 @@ def _split_subsets(tariff: Tariff, quantities: Quantities) -> tuple[dict[str, Qu
             continue
         parts[parent] = rest
     return parts, problems
+
+
+def _add(one: Quantity, other: Quantity) -> Quantity:
+    if isinstance(one, int) and isinstance(other, int):
+        return one + other
+    return EXACT.add(Decimal(one), Decimal(other))
 
 
 def _subtract(whole: Quantity, part: Quantity) -> Quantity:

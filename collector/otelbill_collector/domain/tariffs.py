@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from otelbill_collector.domain import usage as units
+from otelbill_collector.domain.charges import PeriodCharge
 from otelbill_collector.domain.money import format_attos
 from otelbill_collector.domain.prices import (
     Json,
@@ -25,6 +26,7 @@ from otelbill_collector.domain.usage import Quantities
 
 _UNITS_MAX = 1_024  # units seen per tariff
 _VERSIONS_MAX = 1_024  # combinations of units seen per tariff
+PLANS_MAX = 1_024
 
 # A subset is priced on its own where it has its own price, and the rest of its parent at the parent's price.
 PARENTS = {
@@ -39,12 +41,22 @@ _TOTAL_INPUT = (units.INPUT_TOKENS, units.CACHE_READ_TOKENS, units.CACHE_WRITE_T
 
 
 class UnitRate(NamedTuple):
-    """What one unit is charged and costs, in attos for one unit; None is unknown."""
+    """What one unit is charged and costs, in attos for one unit; None is unknown.
+
+    What a period charge covers adds nothing to its event, and so is charged 0 here.
+    """
 
     unit: str
     charge_attos: int | None
     cost_attos: int | None
-    entry: ChargePrice | Markup | None  # where the charge comes from
+    entry: ChargePrice | PeriodCharge | Markup | None  # where the charge comes from
+
+
+class Plan(NamedTuple):
+    """How events with one combination of units are priced that need no closer look."""
+
+    prices: tuple[tuple[int, int], ...]  # (cost, charge) in attos for one of each unit, in the order of the units
+    version: PriceVersion
 
 
 @dataclass(slots=True)
@@ -59,6 +71,7 @@ class Tariff:
     rates: dict[str, UnitRate | None] = field(default_factory=dict)  # None: a subset priced with its parent
     splits: tuple[str, ...] = ()
     versions: dict[tuple[str, ...], PriceVersion | None] = field(default_factory=dict)
+    plans: dict[tuple[str, ...], Plan | None] = field(default_factory=dict)  # None: look closer
 
     def __post_init__(self) -> None:
         for unit in units.STANDARD_UNITS:
@@ -81,15 +94,15 @@ class Tariff:
             return None
         cost = self._find_cost(unit)
         entry = self._find_charge(unit)
-        charge = entry.attos if isinstance(entry, ChargePrice) else None
+        charge = entry.attos if isinstance(entry, ChargePrice) else 0 if isinstance(entry, PeriodCharge) else None
         if isinstance(entry, Markup) and cost is not None:
             charge = multiply_markup(cost, entry.percent_scaled)
         return UnitRate(unit, charge, cost, entry if charge is not None else None)
 
-    def _find_price(self, unit: str) -> ChargePrice | None:
-        return find_entry((price for price in self.card.prices if price.unit == unit), self.names, self.at_nanos)
+    def _find_price(self, unit: str) -> ChargePrice | PeriodCharge | None:
+        return find_entry(self.card.list_unit_entries(unit), self.names, self.at_nanos)
 
-    def _find_charge(self, unit: str) -> ChargePrice | Markup | None:
+    def _find_charge(self, unit: str) -> ChargePrice | PeriodCharge | Markup | None:
         """The unit's own price, else its parent's, else a markup."""
         own = self._find_price(unit)
         if own is None and unit in PARENTS:
@@ -134,11 +147,14 @@ class Tariff:
 
 
 def _render_rate(rate: UnitRate) -> Json:
-    entry: Json = rate.entry.render() if rate.entry else None
+    cost = None if rate.cost_attos is None else format_attos(rate.cost_attos)
+    if isinstance(rate.entry, PeriodCharge):
+        covered = {"name": rate.entry.name, "unit": rate.entry.unit, "version": rate.entry.version.version_id}
+        return {"charge": "period", "cost": cost, "entry": {"period_charge": {**covered}}}
     return {
         "charge": None if rate.charge_attos is None else format_attos(rate.charge_attos),
-        "cost": None if rate.cost_attos is None else format_attos(rate.cost_attos),
-        "entry": entry,
+        "cost": cost,
+        "entry": rate.entry.render() if rate.entry else None,
     }
 
 
@@ -162,9 +178,12 @@ class Levels:
 
 def create_route(card: RateCard, book: PriceBook, names: EventNames) -> Timeline[Levels]:
     """Tariffs on every interval on which neither a provider price nor an entry of the card changes."""
-    costs = book.find_timeline(provider=names.provider, model=names.model, service_tier=names.service_tier)
-    if costs is None and names.request_model:
-        costs = book.find_timeline(provider=names.provider, model=names.request_model, service_tier=names.service_tier)
+    costs = book.find_timeline(
+        provider=names.provider,
+        model=names.model,
+        request_model=names.request_model,
+        service_tier=names.service_tier,
+    )
     timeline: Timeline[ProviderPrices | None] = costs or Timeline((), ((None,),))
     edges = {
         edge

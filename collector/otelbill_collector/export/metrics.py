@@ -24,12 +24,15 @@ from prometheus_client.registry import Collector
 from otelbill_collector.domain.money import ATTOS_PER_UNIT
 from otelbill_collector.domain.records import Answer, Receipt, UsageRecord
 from otelbill_collector.domain.usage import Quantity, RatingState
+from otelbill_collector.ledger.booking import Booking
+from otelbill_collector.ledger.sums import Sums
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter that nobody reads
 
 _LABELS = ("step", "provider", "model")
 # Steps and models come from outside: past this many combinations the rest is counted together as "other".
 _SERIES_MAX = 2_000
+_Totals = dict[tuple[Counter, tuple[str, ...]], Quantity]
 BOUNDS = ("inflight_bytes", "sender_share", "body_seconds", "waiting_calls", "connections", "head_bytes")
 
 
@@ -113,26 +116,36 @@ class SidecarMetrics:
             else:
                 self.spans.labels("rejected").inc()
 
-    def count_records(self, records: Iterable[UsageRecord]) -> None:
+    def count_booking(self, booking: Booking) -> None:
         """Amounts and quantities of booked records, by step and model. Summed first: a counter is dear to touch."""
-        sums: dict[tuple[Counter, tuple[str, ...]], Quantity] = defaultdict(int)
-        for record in records:
-            if record.amounts.state is not RatingState.RATED:
-                continue
-            labels = self._bound_labels(
-                (record.decision.step or "", record.candidate.provider or "", record.candidate.model or "")
-            )
-            amounts, currency = record.amounts, record.amounts.currency or ""
-            if record.sign < 0:
-                sums[self.reversed_charge, (*labels, currency)] += amounts.charge_attos or 0
-                continue
-            sums[self.cost, (*labels, "USD")] += amounts.cost_attos or 0
-            sums[self.charge, (*labels, currency)] += amounts.charge_attos or 0
-            for unit, quantity in record.decision.quantities.items():
-                if quantity:
-                    sums[self.usage, (*labels, unit)] += quantity
+        sums: _Totals = defaultdict(int)
+        for record in booking.decided:
+            self._add_record(record, sums)
+        for (*names, currency), found in (booking.singles.sum_rated() if booking.singles else {}).items():
+            labels = self._bound_labels(tuple([name or "" for name in names]))
+            self._add_sums(labels, currency or "", found, sums)
         for (counter, values), total in sums.items():
             counter.labels(*values).inc(float(total) if counter is self.usage else float(total / ATTOS_PER_UNIT))
+
+    def _add_record(self, record: UsageRecord, sums: _Totals) -> None:
+        if record.amounts.state is not RatingState.RATED:
+            return
+        labels = self._bound_labels(
+            (record.decision.step or "", record.candidate.provider or "", record.candidate.model or "")
+        )
+        amounts, currency = record.amounts, record.amounts.currency or ""
+        if record.sign < 0:
+            sums[self.reversed_charge, (*labels, currency)] += amounts.charge_attos or 0
+            return
+        found = Sums(1, dict(record.decision.quantities), amounts.cost_attos or 0, amounts.charge_attos or 0)
+        self._add_sums(labels, currency, found, sums)
+
+    def _add_sums(self, labels: tuple[str, ...], currency: str, found: Sums, sums: _Totals) -> None:
+        sums[self.cost, (*labels, "USD")] += found.cost_attos
+        sums[self.charge, (*labels, currency)] += found.charge_attos
+        for unit, quantity in found.quantities.items():
+            if quantity:
+                sums[self.usage, (*labels, unit)] += quantity
 
     def _bound_labels(self, labels: tuple[str, ...]) -> tuple[str, ...]:
         if labels not in self._series:

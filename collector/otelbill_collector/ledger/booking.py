@@ -8,24 +8,34 @@ revisions. Owns that comparison; the rules of claims stand in `decode.claims`, t
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from otelbill_collector.domain.alone import AmountsRow
+from otelbill_collector.domain.bulk_ids import derive_span_events
 from otelbill_collector.domain.ids import derive_claim_key
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import Amounts, UsageRecord, digest_candidate, identify_candidate
 from otelbill_collector.domain.usage import Candidate, Decision, RatingState
-from otelbill_collector.ledger.groups import GroupIndex, Member
-from otelbill_collector.ledger.instructions import Instruction
+from otelbill_collector.ledger.corrections import (
+    CorrectionBook,
+    apply_to_amounts,
+    apply_to_decision,
+    describe_standing,
+)
+from otelbill_collector.ledger.groups import GroupIndex
 from otelbill_collector.ledger.journal import Due, Placed, append_segment, save_due, save_price_versions, take_due
 from otelbill_collector.ledger.lineage import list_key_days
+from otelbill_collector.ledger.members import Member, Row, Singles
 from otelbill_collector.ledger.resolutions import Resolution, apply_resolution, is_open
 
 KeysOf = Callable[[Candidate], tuple[bytes, ...]]
 Decide = Callable[[Sequence[Candidate], int], Sequence[Decision]]
 Rate = Callable[[Candidate, Decision], tuple[Amounts, Mapping[str, str]]]
 _DUE_BATCH = 2_000
+_NOT_AGAIN: Mapping[str, str | None] = {}  # events to rate again though nothing about them is new, and why
+_NOBODY = (Singles((), (), (), (), (), (), {}), 0)  # stands for an arrival until it is known
 
 
 class Outcome(Enum):
@@ -37,14 +47,25 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Alone:
+    """Decision and rating of spans that stand alone: `stands_alone` where a candidate with nobody else in its group
+    bills what it says itself; `rate` their amounts, in order, and the content of the price versions they name.
+    """
+
+    stands_alone: Callable[[Candidate], bool]
+    rate: Callable[[Sequence[Candidate]], tuple[Sequence[AmountsRow], Mapping[str, str]]]
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
-    """What booking applies: the pure functions for claim keys, decisions and rating; operators' latest instructions."""
+    """What booking applies: the pure functions for claim keys, decisions and rating; what operators said."""
 
     claim_keys: KeysOf
     decide: Decide
     rate: Rate
-    instructions: Mapping[str, Instruction]  # by event id
+    corrections: CorrectionBook
     resolutions: Mapping[str, Resolution] = field(default_factory=dict)  # by event id
+    alone: Alone | None = None  # the short way for spans that stand alone; None: all go the long way
 
 
 @dataclass(slots=True)
@@ -52,8 +73,19 @@ class Booking:
     """What one transaction wrote: outcomes in the order of the arrivals, and the appended records."""
 
     outcomes: list[Outcome] = field(default_factory=list)
-    members: list[Member] = field(default_factory=list)
-    records: list[UsageRecord] = field(default_factory=list)
+    arrived: list[Member | Row] = field(default_factory=list)  # the span, or the one it repeats, of each arrival
+    singles: Singles | None = None
+    decided: list[UsageRecord] = field(default_factory=list)  # the other records
+
+    def list_members(self) -> Iterator[Member]:
+        """The span of each arrival, or the one that it repeats or contradicts."""
+        for item in self.arrived:
+            yield item if isinstance(item, Member) else item[0].find_member(item[1])
+
+    @property
+    def records(self) -> list[UsageRecord]:
+        """Every appended record."""
+        return [*(self.singles.list_records() if self.singles else ()), *self.decided]
 
 
 def collect_keys(candidate: Candidate, rules_keys: KeysOf) -> tuple[bytes, ...]:
@@ -72,26 +104,85 @@ def book_candidates(
     now_nanos: int,
 ) -> Booking:
     """Book (candidate, received time) pairs inside a write transaction. The order of arrivals does not matter."""
-    booking = Booking()
-    fresh: list[Member] = []
     keys = [collect_keys(candidate, rules.claim_keys) for candidate, _ in arrivals]
-    index.expect(key for found in keys for key in found)
-    for (candidate, received_nanos), found in zip(arrivals, keys, strict=True):
+    linked = index.expect(keys)
+    alone = _find_alone(arrivals, keys, linked, rules, index.covered_from_nanos)
+    booking = Booking(outcomes=[Outcome.ACCEPTED] * len(arrivals), arrived=[_NOBODY] * len(arrivals))
+    if alone:
+        _gather_singles(arrivals, keys, alone, rules, booking)
+    if booking.singles is not None:
+        index.add_singles(booking.singles)
+    fresh: list[Member] = []
+    rest = [number for number, item in enumerate(booking.arrived) if item is _NOBODY]
+    index.open_keys(keys[number] for number in rest)
+    for number in rest:
+        candidate, received_nanos = arrivals[number]
         arrived = Member(
             event_id=identify_candidate(candidate),
             candidate=candidate,
             content=digest_candidate(candidate),
             received_nanos=received_nanos,
-            keys=found,
+            keys=keys[number],
             day=candidate.ended_nanos // DAY_NANOS,
         )
         outcome, member = _admit(connection, index, arrived)
-        booking.outcomes.append(outcome)
-        booking.members.append(member)
+        booking.outcomes[number] = outcome
+        booking.arrived[number] = member
         if outcome is Outcome.ACCEPTED:
             fresh.append(member)
     _book_groups(connection, index, fresh, rules, now_nanos, booking)
     return booking
+
+
+def _find_alone(
+    arrivals: Sequence[tuple[Candidate, int]],
+    keys: Sequence[tuple[bytes, ...]],
+    linked: Set[bytes],
+    rules: Rules,
+    from_nanos: int,
+) -> list[int]:
+    """Numbers of the arrivals that are their whole group, and bill what they say."""
+    if rules.alone is None:
+        return []
+    stands_alone = rules.alone.stands_alone
+    return [
+        number
+        for number, ((candidate, _), found) in enumerate(zip(arrivals, keys, strict=True))
+        if stands_alone(candidate) and candidate.ended_nanos >= from_nanos and linked.isdisjoint(found)
+    ]
+
+
+def _gather_singles(
+    arrivals: Sequence[tuple[Candidate, int]],
+    keys: Sequence[tuple[bytes, ...]],
+    alone: Sequence[int],
+    rules: Rules,
+    booking: Booking,
+) -> None:
+    """Decide and rate the arrivals that stand alone, unless an operator has said something of one."""
+    candidates = [arrivals[number][0] for number in alone]
+    events = derive_span_events([(candidate.trace_id, candidate.span_id) for candidate in candidates])
+    told = rules.corrections.event_ids | rules.resolutions.keys()
+    if told:
+        kept = [(number, event) for number, event in zip(alone, events, strict=True) if event.hex() not in told]
+        if not kept:
+            return
+        alone, events = [number for number, _ in kept], [event for _, event in kept]
+        candidates = [arrivals[number][0] for number in alone]
+    assert rules.alone is not None
+    amounts, bodies = rules.alone.rate(candidates)
+    singles = Singles(
+        candidates=candidates,
+        contents=[digest_candidate(candidate) for candidate in candidates],
+        received=[arrivals[number][1] for number in alone],
+        keys=[keys[number] for number in alone],
+        events=events,
+        amounts=amounts,
+        price_bodies=bodies,
+    )
+    for place, number in enumerate(alone):
+        booking.arrived[number] = (singles, place)
+    booking.singles = singles
 
 
 def book_due(connection: sqlite3.Connection, index: GroupIndex, rules: Rules, now_nanos: int) -> Booking:
@@ -105,11 +196,20 @@ def book_due(connection: sqlite3.Connection, index: GroupIndex, rules: Rules, no
 
 
 def book_members(
-    connection: sqlite3.Connection, index: GroupIndex, members: Sequence[Member], rules: Rules, now_nanos: int
+    connection: sqlite3.Connection,
+    index: GroupIndex,
+    members: Sequence[Member],
+    rules: Rules,
+    now_nanos: int,
+    note: str | None = None,
 ) -> Booking:
-    """Decide again the groups of members that are already booked, after an operator's instruction."""
+    """Decide and rate again members that are already booked, and their groups, after an operator said something.
+
+    `note` says why, for records whose amounts change though nothing that was said of the event stands.
+    """
     booking = Booking()
-    _book_groups(connection, index, members, rules, now_nanos, booking)
+    again = {member.event_id: note for member in members}
+    _book_groups(connection, index, members, rules, now_nanos, booking, again)
     return booking
 
 
@@ -150,11 +250,12 @@ def _book_groups(
     rules: Rules,
     now_nanos: int,
     booking: Booking,
+    again: Mapping[str, str | None] = _NOT_AGAIN,
 ) -> None:
     done: set[str] = set()
     placed: list[Placed] = []
     dues: list[Due] = []
-    price_bodies: dict[str, str] = {}
+    price_bodies: dict[str, str] = dict(booking.singles.price_bodies) if booking.singles else {}
     for start in starts:
         if start.event_id in done:
             continue
@@ -167,32 +268,39 @@ def _book_groups(
                 dues.append(Due(decision.due_nanos, member.day, member.keys[0]))
             if decision.due_nanos is not None:
                 decision = replace(decision, due_nanos=None)
-            placed.extend(_book_difference(member, decision, rules, price_bodies))
-    if placed:
+            placed.extend(_book_difference(member, decision, rules, price_bodies, again))
+    if placed or booking.singles:
         save_price_versions(connection, price_bodies)
-        append_segment(connection, placed, now_nanos)
+        append_segment(connection, placed, now_nanos, booking.singles)
     save_due(connection, dues)
-    booking.records.extend(item.record for item in placed)
+    booking.decided.extend(item.record for item in placed)
 
 
 def _book_difference(
-    member: Member, decision: Decision, rules: Rules, price_bodies: dict[str, str]
+    member: Member,
+    decision: Decision,
+    rules: Rules,
+    price_bodies: dict[str, str],
+    again: Mapping[str, str | None],
 ) -> Iterable[Placed]:
     """What must be appended so that `decision` is in force: nothing, a first booking, or a reversal and a revision."""
-    decision, note = _apply_operator(member.event_id, decision, rules)
-    before = member.booked
-    if before is not None and before.decision == decision and before.amounts.state is not RatingState.UNPRICED:
+    event_id, before = member.event_id, member.booked
+    decision, note = _apply_operator(event_id, decision, rules)
+    same = before is not None and before.decision == decision
+    if same and before is not None and before.amounts.state is not RatingState.UNPRICED and event_id not in again:
         return
     amounts, bodies = rules.rate(member.candidate, decision)
-    if before is not None and before.decision == decision:
-        if amounts.state is RatingState.UNPRICED:
+    amounts = apply_to_amounts(amounts, rules.corrections.find(event_id))
+    if same and before is not None:
+        if _are_equal(amounts, before.amounts) or (event_id not in again and amounts.state is RatingState.UNPRICED):
             return
-        note = "a price was found"
+        note = note or again.get(event_id, "a price was found")
+    note = note or again.get(event_id)
     price_bodies.update(bodies)
     if before is not None:
         yield Placed(replace(before, sign=-1, note=note), member.day, member.keys)
     record = UsageRecord(
-        event_id=member.event_id,
+        event_id=event_id,
         revision=0 if before is None else before.revision + 1,
         sign=1,
         content=member.content,
@@ -206,14 +314,18 @@ def _book_difference(
     yield Placed(record, member.day, member.keys)
 
 
+def _are_equal(one: Amounts, other: Amounts) -> bool:
+    """Equal in money, whatever the price version is called."""
+    return replace(one, price_version=None) == replace(other, price_version=None)
+
+
 def _apply_operator(event_id: str, decision: Decision, rules: Rules) -> tuple[Decision, str | None]:
     """The decision as operators want it, and the note that says who and why."""
-    notes = []
-    instruction, resolution = rules.instructions.get(event_id), rules.resolutions.get(event_id)
-    if instruction is not None:
-        decision = replace(decision, customer_id=instruction.customer_id)
-        notes.append(f"customer assigned by {instruction.operator}: {instruction.reason}")
+    standing, resolution = rules.corrections.find(event_id), rules.resolutions.get(event_id)
+    if not standing and resolution is None:
+        return decision, None
+    notes = describe_standing(standing)
     if resolution is not None and is_open(decision):
         decision = apply_resolution(decision, resolution)
         notes.append(f"usage given by {resolution.operator}: {resolution.reason}")
-    return decision, "; ".join(notes) or None
+    return apply_to_decision(decision, standing), "; ".join(notes) or None

@@ -10,10 +10,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
+from otelbill_collector.domain.ids import digest_parts
 from otelbill_collector.domain.instants import DAY_NANOS
+from otelbill_collector.domain.rating import Rater
 from otelbill_collector.domain.records import DeadLetter, UsageRecord
 from otelbill_collector.domain.usage import Candidate
 from otelbill_collector.ledger.booking import (
+    Alone,
     Booking,
     Decide,
     KeysOf,
@@ -24,13 +27,25 @@ from otelbill_collector.ledger.booking import (
     book_members,
     collect_keys,
 )
+from otelbill_collector.ledger.corrections import (
+    Aspect,
+    Correction,
+    CorrectionBook,
+    InvalidCorrection,
+    Wish,
+    apply_to_decision,
+    list_corrections,
+    save_corrections,
+)
 from otelbill_collector.ledger.deadletters import save_dead_letter
 from otelbill_collector.ledger.groups import GroupIndex, GroupLimits
-from otelbill_collector.ledger.instructions import Instruction, list_instructions, save_instruction
+from otelbill_collector.ledger.journal import find_last_segment
 from otelbill_collector.ledger.lineage import find_record, list_unpriced
+from otelbill_collector.ledger.repricing import Progress, Scope, list_outdated
 from otelbill_collector.ledger.resolutions import (
     NotHeld,
     Resolution,
+    find_oversized_part,
     is_open,
     list_resolutions,
     save_resolution,
@@ -65,6 +80,7 @@ class Books:
         claim_keys: KeysOf,
         decide: Decide,
         rate: Rate,
+        alone: Alone | None = None,
         limits: GroupLimits = _DEFAULT_LIMITS,
     ) -> None:
         self.store = store
@@ -73,9 +89,9 @@ class Books:
         self._turn = threading.RLock()
         self._index = GroupIndex(lambda candidate: collect_keys(candidate, claim_keys), limits)
         store.transact(self._index.remember)
-        self._instructions = {item.event_id: item for item in store.transact(list_instructions)}
+        self._corrections = CorrectionBook(store.transact(list_corrections))
         self._resolutions = {item.event_id: item for item in store.transact(list_resolutions)}
-        self._rules = Rules(claim_keys, decide, rate, self._instructions, self._resolutions)
+        self._rules = Rules(claim_keys, decide, rate, self._corrections, self._resolutions, alone)
 
     @property
     def group_keys(self) -> int:
@@ -109,32 +125,139 @@ class Books:
         priced = 0
         for start in range(0, len(waiting), _WAITING_BATCH):
             batch = waiting[start : start + _WAITING_BATCH]
-            records = self._transact(partial(self._rebook_all, records=batch, now_nanos=now_nanos))
-            priced += sum(record.sign > 0 for record in records)
+            booking = self._transact(
+                partial(self._rebook_all, records=batch, now_nanos=now_nanos, note="a price was found")
+            )
+            priced += sum(record.sign > 0 for record in booking.records)
         return priced
 
     def _rebook_all(
-        self, connection: sqlite3.Connection, records: Sequence[UsageRecord], now_nanos: int
-    ) -> list[UsageRecord]:
-        booked: list[UsageRecord] = []
+        self, connection: sqlite3.Connection, records: Sequence[UsageRecord], now_nanos: int, note: str | None = None
+    ) -> Booking:
+        """Decide the groups of these events again, and rate the events again."""
+        members = []
         for record in records:
-            booked.extend(self._rebook(connection, record, now_nanos).records)
-        return booked
+            keys = self._rules.claim_keys(record.candidate)
+            found = self._index.find_members(connection, record.event_nanos // DAY_NANOS, keys)
+            members += [member for member in found if member.event_id == record.event_id]
+        return book_members(connection, self._index, members, self._rules, now_nanos, note)
 
-    def assign_customer(self, given: Instruction) -> Booking:
-        """Book an event to another customer: a reversal and a revision that carry the reason. Raises UnknownEvent.
+    def rerate(
+        self, rater: Rater, scope: Scope, *, operator: str, reason: str, now_nanos: int, progress: Progress
+    ) -> int:
+        """Rate events of a scope again where other prices rated them; returns how many changed.
 
-        `given.event_id` may also be the id of one of the event's records.
+        A reversal and a revision each, in many transactions. Charges given by hand stay; what is equal is not booked,
+        so that doing it again after an interruption books the rest.
         """
-        record = self._require_record(given.event_id)
-        instruction = replace(given, event_id=record.event_id)
+        note = f"rated again by {operator}: {reason}"
+        after, changed = 0, 0
+        end = self.store.read(find_last_segment)
+        while after < end:
+            start = after
+            records, after = self.store.read(partial(list_outdated, rater=rater, scope=scope, after=start))
+            for place in range(0, len(records), _WAITING_BATCH):
+                batch = records[place : place + _WAITING_BATCH]
+                booking = self._transact(partial(self._rebook_all, records=batch, now_nanos=now_nanos, note=note))
+                changed += sum(record.sign > 0 for record in booking.records)
+            if after == start:
+                break
+            progress(min(after, end), end)
+        return changed
 
+    def correct(self, wish: Wish) -> Booking:
+        """Book events as an operator wants them: a reversal and a revision each, that carry the reason.
+
+        `wish.event_ids` may also be ids of records. Raises UnknownEvent, InvalidCorrection; then nothing is written.
+        """
+        with self._turn:
+            records = [self._require_record(identifier) for identifier in wish.event_ids]
+            batch = wish.derive_batch()
+            corrections = [
+                Correction(record.event_id, aspect, value, batch, wish.operator, wish.reason, wish.given_nanos)
+                for record in records
+                for aspect, value in wish.list_values().items()
+            ]
+            for record in records:
+                self._check_correction(record, [c for c in corrections if c.event_id == record.event_id])
+            return self._book_corrections(records, corrections, wish.given_nanos)
+
+    def _check_correction(self, record: UsageRecord, corrections: Sequence[Correction]) -> None:
+        """Raises InvalidCorrection for what is so already, or cannot be."""
+        event_id, decision = record.event_id, record.decision
+        before = self._corrections.find(event_id)
+        after = apply_to_decision(decision, {**before, **{given.aspect: given for given in corrections}})
+        charged = any(given.aspect is Aspect.CHARGE and before.get(Aspect.CHARGE) != given for given in corrections)
+        if all(_says_the_same(before.get(given.aspect), given) for given in corrections):
+            raise InvalidCorrection(f"event {event_id} was corrected like that already; nothing is written")
+        if after == decision and not charged:
+            raise InvalidCorrection(f"event {event_id} is like that already; nothing is written")
+        if not decision.billable and any(given.aspect is not Aspect.CUSTOMER for given in corrections):
+            raise InvalidCorrection(
+                f"event {event_id} is not billable ({decision.reason}); only its customer can be corrected"
+            )
+        problem = find_oversized_part(after.quantities)
+        if problem is not None:
+            raise InvalidCorrection(f"event {event_id}: {problem}")
+        currency = record.amounts.currency
+        for correction in corrections:
+            if correction.aspect is Aspect.CHARGE and correction.currency != currency:
+                raise InvalidCorrection(
+                    f"event {event_id} is charged in {currency}, not in {correction.currency}; "
+                    f"give the charge in {currency}"
+                )
+
+    def take_back(self, batch: str, *, operator: str, reason: str, now_nanos: int) -> Booking:
+        """Take back all corrections of a batch: what stood before them stands again. Raises InvalidCorrection."""
+        with self._turn:
+            given = self.store.read(lambda connection: list_corrections(connection, batch=batch))
+            if not given:
+                raise InvalidCorrection(f"no batch {batch} of corrections; `otelbill corrections` lists them")
+            for correction in given:
+                self._check_top(correction)
+            undo = digest_parts("correction-batch", "reverse", batch, operator, reason, now_nanos).hex()[:16]
+            corrections = [
+                Correction(c.event_id, c.aspect, self._find_former(c), undo, operator, reason, now_nanos, batch)
+                for c in given
+            ]
+            records = [self._require_record(event_id) for event_id in dict.fromkeys(c.event_id for c in given)]
+            note = f"batch {batch} taken back by {operator}: {reason}"
+            return self._book_corrections(records, corrections, now_nanos, note)
+
+    def _check_top(self, correction: Correction) -> None:
+        """Raises InvalidCorrection unless the correction stands."""
+        stack = self._corrections.list_stack(correction.event_id, correction.aspect)
+        if correction not in stack:
+            raise InvalidCorrection(f"batch {correction.batch} is taken back already, or takes back another itself")
+        if stack[-1] != correction:
+            raise InvalidCorrection(
+                f"event {correction.event_id} was corrected again by batch {stack[-1].batch}; take that back first"
+            )
+
+    def _find_former(self, correction: Correction) -> str | None:
+        stack = self._corrections.list_stack(correction.event_id, correction.aspect)
+        return stack[-2].value if len(stack) > 1 else None
+
+    def _book_corrections(
+        self,
+        records: Sequence[UsageRecord],
+        corrections: Sequence[Correction],
+        now_nanos: int,
+        note: str | None = None,
+    ) -> Booking:
         def work(connection: sqlite3.Connection) -> Booking:
-            save_instruction(connection, instruction)
-            return self._rebook(connection, record, instruction.given_nanos)
+            save_corrections(connection, corrections)
+            return self._rebook_all(connection, records, now_nanos, note)
 
-        with self._turn, _provisionally(self._instructions, record.event_id, instruction):
+        before = {record.event_id: self._corrections.save(record.event_id) for record in records}
+        for correction in corrections:
+            self._corrections.note(correction)
+        try:
             return self._transact(work)
+        except BaseException:
+            for event_id, stacks in before.items():
+                self._corrections.restore(event_id, stacks)
+            raise
 
     def resolve_usage(self, given: Resolution) -> Booking:
         """Give a held event its usage: a reversal and a revision that carry the reason. Raises UnknownEvent, NotHeld.
@@ -154,7 +277,7 @@ class Books:
 
         def work(connection: sqlite3.Connection) -> Booking:
             save_resolution(connection, resolution)
-            return self._rebook(connection, record, resolution.given_nanos)
+            return self._rebook_all(connection, [record], resolution.given_nanos)
 
         with self._turn, _provisionally(self._resolutions, record.event_id, resolution):
             return self._transact(work)
@@ -164,13 +287,6 @@ class Books:
         if record is None:
             raise UnknownEvent(f"no event or record {identifier}; `otelbill explain TRACE_ID` lists the ids of a trace")
         return record
-
-    def _rebook(self, connection: sqlite3.Connection, record: UsageRecord, now_nanos: int) -> Booking:
-        """Decide the record's group again."""
-        keys = self._rules.claim_keys(record.candidate)
-        found = self._index.find_members(connection, record.event_nanos // DAY_NANOS, keys)
-        members = [member for member in found if member.event_id == record.event_id]
-        return book_members(connection, self._index, members, self._rules, now_nanos)
 
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with self._turn:
@@ -182,6 +298,10 @@ class Books:
                 raise
             self._index.settle()
             return result
+
+
+def _says_the_same(one: Correction | None, other: Correction) -> bool:
+    return one is not None and one.value == other.value
 
 
 @contextmanager

@@ -31,14 +31,18 @@ def read_prefixes(keys: Sequence[bytes]) -> Prefixes:
 
 
 def append_claims(
-    connection: sqlite3.Connection, segment_id: int, keys: Sequence[bytes], positions: Sequence[int], days: set[int]
+    connection: sqlite3.Connection,
+    segment_id: int,
+    keys: Sequence[bytes],
+    positions: Sequence[int] | NDArray[np.int64],
+    days: set[int],
 ) -> None:
     """Keep that each key leads to the record at its position in the segment. Call inside a write transaction."""
     _save_run(connection, 0, make_entries(segment_id, keys, positions), min(days), max(days))
     _merge_runs(connection, 0)
 
 
-def make_entries(segment_id: int, keys: Sequence[bytes], positions: Sequence[int]) -> Entries:
+def make_entries(segment_id: int, keys: Sequence[bytes], positions: Sequence[int] | NDArray[np.int64]) -> Entries:
     """One entry per key, in the order given."""
     entries: Entries = np.empty(len(keys), dtype=_ENTRY)
     entries["key"] = read_prefixes(keys)

@@ -8,10 +8,10 @@ keys are looked up in the days around a span's end, and stay in memory until evi
 from __future__ import annotations
 
 import sqlite3
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from weakref import WeakValueDictionary
 
 import pyarrow as pa
@@ -22,6 +22,7 @@ from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.domain.usage import Candidate
 from otelbill_collector.ledger.claim_runs import find_claims, list_recent_prefixes, read_prefixes
 from otelbill_collector.ledger.known_keys import KnownKeys
+from otelbill_collector.ledger.members import Member, Row, Singles
 from otelbill_collector.ledger.segments import build_record, decode_table
 
 Key = tuple[int, bytes]  # day, claim key
@@ -41,19 +42,6 @@ class GroupLimits:
 _DEFAULT_LIMITS = GroupLimits()
 
 
-@dataclass(slots=True, weakref_slot=True, eq=False)
-class Member:
-    """One span of a group. `booked` is its booking in force, None until the first one; `day` is that of its end."""
-
-    event_id: str
-    candidate: Candidate
-    content: bytes
-    received_nanos: int
-    keys: tuple[bytes, ...]
-    day: int
-    booked: UsageRecord | None = None
-
-
 class GroupIndex:
     """Members by claim key. Not thread-safe: only the writer uses it, inside its transaction."""
 
@@ -61,11 +49,14 @@ class GroupIndex:
         self._keys_of = keys_of
         self._limits = limits
         self._known = KnownKeys(limits.known_keys_max)
-        self._fresh: dict[bytes, list[Member]] = {}  # every member of the key, on whatever day
+        # Every member of the key, on whatever day; a span that stood alone so far is a row of its batch.
+        self._fresh: dict[bytes, list[Member] | Row] = {}
         self._stored: OrderedDict[Key, list[Member]] = OrderedDict()  # every member within a day of the day
         self._members: WeakValueDictionary[str, Member] = WeakValueDictionary()
         self._tables: OrderedDict[int, pa.Table] = OrderedDict()
         self._arrived: list[Member] = []  # of the transaction in progress
+        self._arrived_singles: list[Singles] = []
+        self._doubtful: Set[bytes] = frozenset()  # keys of the batch that may be stored
         self._uncommitted: dict[bytes, list[Member]] = {}  # those of them whose keys are not in `_fresh`
 
     def remember(self, connection: sqlite3.Connection) -> None:
@@ -76,26 +67,64 @@ class GroupIndex:
                 return
             self._known.add(prefixes, day)
 
-    def expect(self, keys: Iterable[bytes]) -> None:
-        """Take the keys of a batch into memory that are stored nowhere. To be called before members are looked up."""
-        unknown: list[bytes] = []
+    def expect(self, keys: Sequence[tuple[bytes, ...]]) -> Set[bytes]:
+        """The keys of a batch, given per span, under which a span may have company: in the batch, in memory or stored.
+
+        To be called before members are looked up.
+        """
+        listed = list(chain.from_iterable(keys))
+        distinct = dict.fromkeys(listed)
+        linked: set[bytes] = set()
+        if len(distinct) < len(listed):
+            linked.update([key for key, count in Counter(listed).items() if count > 1])
         fresh = self._fresh
-        for key in dict.fromkeys(keys):
-            members = fresh.pop(key, None)
-            if members is None:
-                unknown.append(key)
-            else:
-                fresh[key] = members  # the longest unused stands first
-        for key, may_be_stored in zip(unknown, self._known.find(read_prefixes(unknown)), strict=True):
-            if not may_be_stored:
-                fresh[key] = []
+        held = fresh.keys() & distinct.keys()
+        for key in held:
+            fresh[key] = fresh.pop(key)  # the longest unused stands first
+        unknown = [key for key in distinct if key not in held] if held else list(distinct)
+        self._doubtful = {unknown[place] for place in self._known.find(read_prefixes(unknown))}
+        return linked | held | self._doubtful
+
+    def open_keys(self, keys: Iterable[tuple[bytes, ...]]) -> None:
+        """Take those of the expected keys into memory that are stored nowhere, for members to be added."""
+        for key in chain.from_iterable(keys):
+            if key not in self._doubtful and key not in self._fresh:
+                self._fresh[key] = []
+
+    @property
+    def covered_from_nanos(self) -> int:
+        """Spans that ended from this instant on are told from stored ones by the filter alone."""
+        return (self._known.covered_from + 1) * DAY_NANOS if self._known.covered_from else 0
+
+    def add_singles(self, singles: Singles) -> None:
+        """Make spans visible that stand alone, after `expect` linked none of their keys."""
+        self._arrived_singles.append(singles)
+        fresh = self._fresh
+        for number, keys in enumerate(singles.keys):
+            row = (singles, number)
+            for key in keys:
+                fresh[key] = row
 
     def load_keys(self, connection: sqlite3.Connection, day: int, keys: Iterable[bytes]) -> None:
         """Have every member in memory that shares one of the keys and ended within a day of `day`."""
         covered = self._known.covers(day)
         for key in keys:
-            if not covered or key not in self._fresh:
+            if not covered or self._find_fresh(key) is None:
                 self._load_key(connection, (day, key))
+
+    def _find_fresh(self, key: bytes) -> list[Member] | None:
+        """The members of a key in memory."""
+        held = self._fresh.get(key)
+        if held is None or isinstance(held, list):
+            return held
+        members = self._fresh[key] = [self._find_single(held)]
+        return members
+
+    def _find_single(self, row: Row) -> Member:
+        singles, number = row
+        member = singles.find_member(number)
+        self._members[member.event_id] = member
+        return member
 
     def find_members(self, connection: sqlite3.Connection, day: int, keys: Iterable[bytes]) -> list[Member]:
         """All members that share one of the keys and ended within a day of `day`."""
@@ -130,11 +159,11 @@ class GroupIndex:
 
     def _is_own(self, key: bytes, member: Member) -> bool:
         """True when a key in memory links `member` to nobody else."""
-        members = self._fresh.get(key, ())
-        if len(members) == 1:
-            return True
+        members = self._find_fresh(key)
+        if not members:
+            return False
         emitter = member.candidate.emitter
-        return bool(members) and is_twin_key(key) and all(other.candidate.emitter == emitter for other in members)
+        return len(members) == 1 or (is_twin_key(key) and all(other.candidate.emitter == emitter for other in members))
 
     def find_event(self, event_id: str) -> Member | None:
         """A member that is in memory. Every member of a looked-up key is."""
@@ -146,7 +175,7 @@ class GroupIndex:
         self._arrived.append(member)
         covered = self._known.covers(member.day)
         for key in member.keys:
-            fresh = self._fresh.get(key)
+            fresh = self._find_fresh(key)
             if fresh is not None:
                 fresh.append(member)
             if fresh is None or not covered:
@@ -162,15 +191,23 @@ class GroupIndex:
         self._members.clear()
         self._tables.clear()
         self._arrived.clear()
+        self._arrived_singles.clear()
         self._uncommitted.clear()
 
     def settle(self) -> None:
         """After a commit: its members are found in the database from now on; evict the longest unused keys."""
+        covered = self._known.covered_from
+        for singles in self._arrived_singles:
+            newest = max(candidate.ended_nanos for candidate in singles.candidates)
+            self._known.add(read_prefixes(singles.list_keys()), newest // DAY_NANOS)
+        self._arrived_singles.clear()
         if self._arrived:
             keys = [key for member in self._arrived for key in member.keys]
             self._known.add(read_prefixes(keys), max(member.day for member in self._arrived))
             self._arrived.clear()
             self._uncommitted.clear()
+        if self._known.covered_from != covered:
+            self._stored.clear()  # a key held as stored nowhere may be taken for new by what is left of the filter
         excess = self.size() - self._limits.keys_max
         while excess > 0 and self._stored:
             self._stored.popitem(last=False)
@@ -189,7 +226,7 @@ class GroupIndex:
 
     def _list_members(self, connection: sqlite3.Connection, place: Key) -> Sequence[Member]:
         day, key = place
-        fresh = self._fresh.get(key)
+        fresh = self._find_fresh(key)
         if fresh is None or not self._known.covers(day):
             return self._load_key(connection, place)
         return [member for member in fresh if -1 <= member.day - day <= 1]
@@ -227,17 +264,23 @@ class GroupIndex:
     def _adopt(self, record: UsageRecord) -> Member:
         """The one object in memory that stands for an event, so that all its keys see the same booking."""
         member = self._members.get(record.event_id)
-        if member is None:
-            member = Member(
-                event_id=record.event_id,
-                candidate=record.candidate,
-                content=record.content,
-                received_nanos=record.received_nanos,
-                keys=self._keys_of(record.candidate),
-                day=record.event_nanos // DAY_NANOS,
-                booked=record,
-            )
-            self._members[record.event_id] = member
+        if member is not None:
+            return member
+        keys = self._keys_of(record.candidate)
+        for key in keys:
+            held = self._fresh.get(key)
+            if isinstance(held, tuple):  # the key's only span, so this one
+                return self._find_single(held)
+        member = Member(
+            event_id=record.event_id,
+            candidate=record.candidate,
+            content=record.content,
+            received_nanos=record.received_nanos,
+            keys=keys,
+            day=record.event_nanos // DAY_NANOS,
+            booked=record,
+        )
+        self._members[record.event_id] = member
         return member
 
     def _load_table(self, connection: sqlite3.Connection, segment_id: int) -> pa.Table:

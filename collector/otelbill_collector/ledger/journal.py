@@ -7,10 +7,15 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.ledger.claim_runs import append_claims
+from otelbill_collector.ledger.columns import encode_singles
+from otelbill_collector.ledger.members import Singles
 from otelbill_collector.ledger.segments import decode_table, encode_segment
 
 
@@ -33,29 +38,49 @@ class Due(NamedTuple):
 _CHAIN_START = bytes(32)
 
 
-def append_segment(connection: sqlite3.Connection, placed: Sequence[Placed], booked_nanos: int) -> int:
-    """Append one segment with all records and their claim keys; returns its id. Call inside a write transaction."""
+def append_segment(
+    connection: sqlite3.Connection, placed: Sequence[Placed], booked_nanos: int, singles: Singles | None = None
+) -> int:
+    """Append one segment with all records and their claim keys; returns its id. Call inside a write transaction.
+
+    Spans that stand alone come first.
+    """
     last_id, last_digest = connection.execute(
         "SELECT segment_id, digest FROM segment ORDER BY segment_id DESC LIMIT 1"
     ).fetchone() or (0, _CHAIN_START)
-    body = encode_segment([item.record for item in placed])
-    ended = [item.record.event_nanos for item in placed]
+    body = encode_segment([item.record for item in placed], encode_singles(singles) if singles else None)
+    alone = singles.candidates if singles else ()
+    ended = [*[candidate.ended_nanos for candidate in alone], *[item.record.event_nanos for item in placed]]
     segment_id: int = last_id + 1
     connection.execute(
         "INSERT INTO segment VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (segment_id, booked_nanos, min(ended), max(ended), len(placed), chain_digest(last_digest, body), body),
+        (segment_id, booked_nanos, min(ended), max(ended), len(ended), chain_digest(last_digest, body), body),
     )
-    _append_claims(connection, segment_id, placed)
+    _append_claims(connection, segment_id, placed, singles)
     return segment_id
 
 
-def _append_claims(connection: sqlite3.Connection, segment_id: int, placed: Sequence[Placed]) -> None:
+def _append_claims(
+    connection: sqlite3.Connection, segment_id: int, placed: Sequence[Placed], singles: Singles | None
+) -> None:
     """Reversals need no entry: the revision that follows one, or the record it reverses, has it."""
-    booked = [(position, item) for position, item in enumerate(placed) if item.record.sign > 0]
-    keys = [key for _, item in booked for key in item.keys]
-    positions = [position for position, item in booked for _ in item.keys]
+    days: set[int] = set()
+    keys: list[bytes] = []
+    positions: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+    if singles:
+        keys = singles.list_keys()
+        positions = np.repeat(np.arange(len(singles)), [len(found) for found in singles.keys])
+        ended = [candidate.ended_nanos for candidate in singles.candidates]
+        days = {min(ended) // DAY_NANOS, max(ended) // DAY_NANOS}
+    before = len(singles) if singles else 0
+    booked = [(before + number, item) for number, item in enumerate(placed) if item.record.sign > 0]
+    if booked:
+        keys += [key for _, item in booked for key in item.keys]
+        days |= {item.day for _, item in booked}
+        rest = [number for number, item in booked for _ in item.keys]
+        positions = np.concatenate([positions, np.array(rest, dtype=np.int64)])
     if keys:
-        append_claims(connection, segment_id, keys, positions, {item.day for _, item in booked})
+        append_claims(connection, segment_id, keys, positions, days)
 
 
 def chain_digest(previous: bytes, body: bytes) -> bytes:
@@ -70,9 +95,17 @@ def find_last_segment(connection: sqlite3.Connection) -> int:
 
 
 def list_tables(
-    connection: sqlite3.Connection, after: int, *, ended_from: int | None = None, ended_to: int | None = None
+    connection: sqlite3.Connection,
+    after: int,
+    *,
+    ended_from: int | None = None,
+    ended_to: int | None = None,
+    columns: Sequence[str] | None = None,
 ) -> Iterator[tuple[int, pa.Table]]:
-    """(segment id, columns) of each segment past `after`, in order; optionally only those that touch [from, to)."""
+    """(segment id, columns) of each segment past `after`, in order; optionally only those that touch [from, to).
+
+    With `columns` only these are read.
+    """
     clauses, values = ["segment_id > ?"], [after]
     if ended_from is not None:
         clauses.append("ended_max >= ?")
@@ -82,7 +115,7 @@ def list_tables(
         values.append(ended_to)
     query = f"SELECT segment_id, body FROM segment WHERE {' AND '.join(clauses)} ORDER BY segment_id"
     for segment_id, body in connection.execute(query, values):
-        yield segment_id, decode_table(body)
+        yield segment_id, decode_table(body, columns)
 
 
 def save_price_versions(connection: sqlite3.Connection, bodies: Mapping[str, str]) -> None:

@@ -13,6 +13,7 @@ _BITS_PER_KEY = 12  # with six probes: about one key in 300 is taken for known a
 _FILTER_KEYS_MAX = 1 << 22
 _FILTER_KEYS_MIN = 1 << 14  # the first filters are small, so that a small ledger takes little memory
 _BIT = np.left_shift(np.uint8(1), np.arange(8, dtype=np.uint8))
+_THREE, _SEVEN, _HALF, _ONE = np.uint64(3), np.uint64(7), np.uint64(32), np.uint64(1)
 
 Hashes = NDArray[np.uint64]
 Prefixes = NDArray[np.int64]  # first eight bytes of claim keys
@@ -32,18 +33,37 @@ class _Filter:
     def add(self, hashes: Hashes, newest_day: int) -> None:
         self.keys += len(hashes)
         self.newest_day = max(self.newest_day, newest_day)
-        for place in self._list_places(hashes):
-            np.bitwise_or.at(self._bits, place >> np.uint64(3), _BIT[place & np.uint64(7)])
+        step = _choose_step(hashes)
+        place = hashes.copy()
+        for _ in range(_PROBES):
+            self._set_bits(place & self._mask)
+            place += step
 
-    def find(self, hashes: Hashes) -> NDArray[np.bool_]:
-        found = np.ones(len(hashes), dtype=np.bool_)
-        for place in self._list_places(hashes):
-            found &= (self._bits[place >> np.uint64(3)] & _BIT[place & np.uint64(7)]) != 0
+    def _set_bits(self, place: Hashes) -> None:
+        """Of two bits in one byte an assignment keeps one; those that are missing afterwards are set again."""
+        while len(place):
+            cell, bit = place >> _THREE, _BIT[place & _SEVEN]
+            self._bits[cell] |= bit
+            place = place[(self._bits[cell] & bit) == 0]
+
+    def find(self, hashes: Hashes) -> NDArray[np.int64]:
+        """Places in `hashes` of those that may have been added. Most are told by the first probe or two."""
+        found = np.arange(len(hashes))
+        step = _choose_step(hashes)
+        place = hashes
+        for _ in range(_PROBES):
+            at = place & self._mask
+            hit = (self._bits[at >> _THREE] & _BIT[at & _SEVEN]) != 0
+            found = found[hit]
+            if not len(found):
+                break
+            step = step[hit]
+            place = place[hit] + step
         return found
 
-    def _list_places(self, hashes: Hashes) -> list[NDArray[np.uint64]]:
-        step = (hashes >> np.uint64(32)) | np.uint64(1)
-        return [(hashes + np.uint64(number) * step) & self._mask for number in range(_PROBES)]
+
+def _choose_step(hashes: Hashes) -> Hashes:
+    return (hashes >> _HALF) | _ONE
 
 
 class KnownKeys:
@@ -71,14 +91,12 @@ class KnownKeys:
             here.add(part, newest_day)
             hashes = hashes[len(part) :]
 
-    def find(self, prefixes: Prefixes) -> list[bool]:
-        """For each key whether it may be stored."""
+    def find(self, prefixes: Prefixes) -> list[int]:
+        """Places in `prefixes` of the keys that may be stored, ascending."""
         hashes = prefixes.astype(np.uint64)
-        found = np.zeros(len(hashes), dtype=np.bool_)
-        for item in self._filters:
-            found |= item.find(hashes)
-        flags: list[bool] = found.tolist()
-        return flags
+        found = [item.find(hashes) for item in self._filters]
+        places: list[int] = np.unique(np.concatenate(found)).tolist() if found else []
+        return places
 
     def _find_room(self) -> _Filter:
         last = self._filters[-1] if self._filters else None

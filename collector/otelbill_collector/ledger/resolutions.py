@@ -61,9 +61,17 @@ class Resolution:
                 raise InvalidResolution(f"{unit}: is no token unit; give one of {', '.join(TOKEN_UNITS)}")
             if type(amount) is not int or not 0 <= amount <= QUANTITY_MAX:
                 raise InvalidResolution(f"{unit}: {str(amount)[:40]!r} is not an integer from 0 to {QUANTITY_MAX}")
-        for subset, whole in _WHOLES.items():
-            if self.quantities.get(subset, 0) > self.quantities.get(whole, 0):
-                raise InvalidResolution(f"{subset}: is part of {whole} and larger than it; give {whole} as well")
+        problem = find_oversized_part(self.quantities)
+        if problem is not None:
+            raise InvalidResolution(problem)
+
+
+def find_oversized_part(quantities: Mapping[str, Quantity]) -> str | None:
+    """What is wrong where a part is larger than the whole that it is counted in, or None."""
+    for subset, whole in _WHOLES.items():
+        if quantities.get(subset, 0) > quantities.get(whole, 0):
+            return f"{subset}: is part of {whole} and larger than it; give {whole} as well"
+    return None
 
 
 def is_open(decision: Decision) -> bool:

@@ -12,18 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from otelbill_collector.domain.instants import DAY_NANOS, HOUR_NANOS, floor_slice, format_instant
 from otelbill_collector.domain.money import format_attos
-from otelbill_collector.domain.usage import STANDARD_UNITS, Quantity
 from otelbill_collector.ledger.journal import find_high_water, list_tables, save_high_water
-from otelbill_collector.ledger.segments import (
-    add_quantities,
-    parse_quantities,
-    read_quantities,
-    render_quantities,
-    to_attos,
-)
+from otelbill_collector.ledger.segments import parse_quantities, render_quantities
+from otelbill_collector.ledger.sums import SUM_COLUMNS, Sums, sum_groups
 
 NAME = "rollup"
 FACT_DIMENSIONS = ("customer", "project", "step", "provider", "model", "currency", "rating", "usage_source")
@@ -31,41 +26,11 @@ TIME_DIMENSIONS = ("hour", "day", "month")
 SCAN_DIMENSIONS = ("run", "operation", "reason", "trace")  # not in rollups: answered from the segments themselves
 DIMENSIONS = (*FACT_DIMENSIONS, *TIME_DIMENSIONS, *SCAN_DIMENSIONS)
 
-Group = tuple[int, tuple[str, ...]]  # hour, values of FACT_DIMENSIONS ('' stands for none)
-
 _FACT_COLUMNS = ("customer_id", "project_id", "step", "provider", "model", "currency", "rating", "usage_source")
 _SCAN_COLUMNS = {"run": "run_id", "operation": "operation", "reason": "reason", "trace": "trace_id"}
-_SUM_COLUMNS = ("sign", "ended_nanos", *STANDARD_UNITS, "other_quantities", "cost", "charge")
+_SUM_COLUMNS = (*SUM_COLUMNS, "ended_nanos")
 _FOLD_SEGMENTS_MAX = 512
-
-
-@dataclass(slots=True)
-class Sums:
-    """Exact sums over a group. Amounts in attos; `costless` counts events whose cost is not known."""
-
-    events: int = 0
-    quantities: dict[str, Quantity] = field(default_factory=dict)
-    cost_attos: int = 0
-    charge_attos: int = 0
-    costless: int = 0
-
-    def add_row(self, row: Mapping[str, Any]) -> None:
-        """Add one record (or subtract it, when it is a reversal)."""
-        sign = row["sign"]
-        self.events += sign
-        add_quantities(self.quantities, read_quantities(row), sign)
-        cost, charge = to_attos(row["cost"]), to_attos(row["charge"])
-        self.cost_attos += sign * (cost or 0)
-        self.charge_attos += sign * (charge or 0)
-        self.costless += sign if cost is None else 0
-
-    def add(self, other: Sums) -> None:
-        """Add another group's sums."""
-        self.events += other.events
-        add_quantities(self.quantities, other.quantities, 1)
-        self.cost_attos += other.cost_attos
-        self.charge_attos += other.charge_attos
-        self.costless += other.costless
+_FOLD_ROWS_MAX = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +50,21 @@ class UnknownDimension(ValueError):
 def fold_rollups(connection: sqlite3.Connection) -> int:
     """Fold segments past the mark into the rollup table; returns how many. Call inside a write transaction."""
     mark = find_high_water(connection, NAME)
-    groups: dict[Group, Sums] = {}
-    folded = 0
-    for segment_id, table in list_tables(connection, mark):
-        _fold_table(table, groups)
-        mark, folded = segment_id, folded + 1
-        if folded >= _FOLD_SEGMENTS_MAX:
+    tables: list[pa.Table] = []
+    rows = 0
+    for segment_id, table in list_tables(connection, mark, columns=(*_FACT_COLUMNS, *_SUM_COLUMNS)):
+        tables.append(table)
+        mark, rows = segment_id, rows + table.num_rows
+        if len(tables) >= _FOLD_SEGMENTS_MAX or rows >= _FOLD_ROWS_MAX:
             break
-    for (hour, values), sums in groups.items():
-        stored = _find_sums(connection, hour, values)
+    if not tables:
+        return 0
+    for (hour, *values), sums in _sum_facts(pa.concat_tables(tables)):
+        stored = _find_sums(connection, hour, tuple(values))
         stored.add(sums)
-        _save_sums(connection, hour, values, stored)
-    if folded:
-        save_high_water(connection, NAME, mark)
-    return folded
+        _save_sums(connection, hour, tuple(values), stored)
+    save_high_water(connection, NAME, mark)
+    return len(tables)
 
 
 def rebuild_rollups(connection: sqlite3.Connection) -> None:
@@ -171,7 +137,8 @@ def _list_facts(connection: sqlite3.Connection, query: UsageQuery) -> Iterator[t
         mark = find_high_water(connection, NAME)
         for hour, values, sums in _list_rollups(connection, query):
             yield _name_facts(hour, values), sums
-    tables = list_tables(connection, mark, ended_from=query.from_nanos, ended_to=query.to_nanos)
+    columns = (*_FACT_COLUMNS, *_SUM_COLUMNS, *(_SCAN_COLUMNS[name] for name in scan))
+    tables = list_tables(connection, mark, ended_from=query.from_nanos, ended_to=query.to_nanos, columns=columns)
     for _, table in tables:
         yield from _scan_table(table, query, scan)
 
@@ -185,34 +152,27 @@ def _name_facts(hour: int, values: Sequence[str]) -> dict[str, str]:
 
 
 def _scan_table(table: pa.Table, query: UsageQuery, scan: Iterable[str]) -> Iterator[tuple[dict[str, str], Sums]]:
-    columns = [*_FACT_COLUMNS, *_SUM_COLUMNS, *(_SCAN_COLUMNS[name] for name in scan)]
-    for row in table.select(columns).to_pylist():
-        if row["rating"] == "not_billable" or not _is_inside(row["ended_nanos"], query):
-            continue
-        facts = _name_facts(floor_slice(row["ended_nanos"], HOUR_NANOS), _fact_values(row))
-        for name in scan:
-            value = row[_SCAN_COLUMNS[name]]
-            facts[name] = value.hex() if isinstance(value, bytes) else value or ""
-        sums = Sums()
-        sums.add_row(row)
+    if query.from_nanos is not None:
+        table = table.filter(pc.greater_equal(table["ended_nanos"], query.from_nanos))
+    if query.to_nanos is not None:
+        table = table.filter(pc.less(table["ended_nanos"], query.to_nanos))
+    names = tuple(scan)
+    for (hour, *values), sums in _sum_facts(table, [_SCAN_COLUMNS[name] for name in names]):
+        facts = _name_facts(hour, values[: len(_FACT_COLUMNS)])
+        for name, value in zip(names, values[len(_FACT_COLUMNS) :], strict=True):
+            facts[name] = value.hex() if isinstance(value, bytes) else value
         yield facts, sums
 
 
-def _is_inside(nanos: int, query: UsageQuery) -> bool:
-    return (query.from_nanos is None or nanos >= query.from_nanos) and (
-        query.to_nanos is None or nanos < query.to_nanos
-    )
-
-
-def _fold_table(table: pa.Table, groups: dict[Group, Sums]) -> None:
-    for row in table.select([*_FACT_COLUMNS, *_SUM_COLUMNS]).to_pylist():
-        if row["rating"] != "not_billable":
-            key = (floor_slice(row["ended_nanos"], HOUR_NANOS), _fact_values(row))
-            groups.setdefault(key, Sums()).add_row(row)
-
-
-def _fact_values(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(row[name] or "" for name in _FACT_COLUMNS)
+def _sum_facts(table: pa.Table, more: Sequence[str] = ()) -> Iterator[tuple[tuple[Any, ...], Sums]]:
+    """((hour, values of FACT_DIMENSIONS and of `more` columns), sums) of what may be billed."""
+    table = table.filter(pc.not_equal(table["rating"], "not_billable"))
+    ended = table["ended_nanos"].combine_chunks().to_numpy(zero_copy_only=False)
+    keys = [pa.array(ended - ended % HOUR_NANOS)]
+    for name in (*_FACT_COLUMNS, *more):
+        column = table[name].combine_chunks()
+        keys.append(column.fill_null("") if column.type == pa.string() else column)
+    return sum_groups(table, keys)
 
 
 _KEY_COLUMNS = ("hour_nanos", *_FACT_COLUMNS)

@@ -47,7 +47,7 @@ _OF_RECORD: Spec = {
     "received_nanos": (_INT, "received_nanos"),
     "note": (_TEXT, "note"),
 }
-_OF_CANDIDATE: Spec = {  # what the span said
+OF_CANDIDATE: Spec = {  # what the span said
     "trace_id": (_BYTES, "trace_id"),
     "span_id": (_BYTES, "span_id"),
     "parent_span_id": (_BYTES, "parent_span_id"),
@@ -98,33 +98,39 @@ _OF_AMOUNTS: Spec = {  # what rating made of it
     "charge": (_AMOUNT, "charge_attos"),
     "currency": (_TEXT, "currency"),
 }
-_SPECS = (_OF_RECORD, _OF_CANDIDATE, _OF_DECISION, _OF_QUANTITIES, _OF_AMOUNTS)
+_SPECS = (_OF_RECORD, OF_CANDIDATE, _OF_DECISION, _OF_QUANTITIES, _OF_AMOUNTS)
 SCHEMA = pa.schema([(name, kind) for spec in _SPECS for name, (kind, _) in spec.items()])
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
 
 
-def encode_segment(records: Sequence[UsageRecord]) -> bytes:
-    """One Arrow IPC stream with a row per record, in the order given."""
+def encode_segment(records: Sequence[UsageRecord], before: pa.RecordBatch | None = None) -> bytes:
+    """One Arrow IPC stream with a row per record, in the order given, after the rows of `before`."""
+    batches = [] if before is None else [before]
+    if records or not batches:
+        batches.append(_encode_records(records))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, SCHEMA, options=_OPTIONS) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def _encode_records(records: Sequence[UsageRecord]) -> pa.RecordBatch:
     candidates = [record.candidate for record in records]
     decisions = [record.decision for record in records]
     billed = [decision.quantities for decision in decisions]
     columns = _read_columns(_OF_RECORD, records)
-    columns |= _read_columns(_OF_CANDIDATE, candidates)
+    columns |= _read_columns(OF_CANDIDATE, candidates)
     columns["span_quantities"] = [render_quantities(candidate.quantities) for candidate in candidates]
     columns |= _read_columns(_OF_DECISION, decisions)
     columns |= {unit: [quantities.get(unit) for quantities in billed] for unit in STANDARD_UNITS}
-    columns["other_quantities"] = [_render_other(quantities) for quantities in billed]
+    columns["other_quantities"] = [render_other(quantities) for quantities in billed]
     columns |= _read_columns(_OF_AMOUNTS, [record.amounts for record in records])
     arrays = [
-        _encode_amounts(columns[field.name])
-        if field.type == _AMOUNT
-        else pa.array(columns[field.name], type=field.type)
+        encode_amounts(columns[field.name]) if field.type == _AMOUNT else pa.array(columns[field.name], type=field.type)
         for field in SCHEMA
     ]
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, SCHEMA, options=_OPTIONS) as writer:
-        writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
-    return bytes(sink.getvalue())
+    return pa.record_batch(arrays, schema=SCHEMA)
 
 
 def _read_columns(spec: Spec, parts: Sequence[Any]) -> dict[str, Sequence[Any]]:
@@ -133,7 +139,7 @@ def _read_columns(spec: Spec, parts: Sequence[Any]) -> dict[str, Sequence[Any]]:
     return dict(zip(spec, zip(*map(read, parts), strict=True), strict=True))
 
 
-def _encode_amounts(attos: Sequence[int | None]) -> pa.Array:
+def encode_amounts(attos: Sequence[int | None]) -> pa.Array:
     """Attos as decimal128 with 18 decimals: the same integers, so no Decimal is made for each."""
     if any(amount is not None and abs(amount) > _ATTOS_MAX for amount in attos):
         raise OverflowError("an amount of 10^20 or more does not fit the ledger")
@@ -142,9 +148,14 @@ def _encode_amounts(attos: Sequence[int | None]) -> pa.Array:
     return pa.Array.from_buffers(_AMOUNT, len(attos), [known.buffers()[1], pa.py_buffer(body)])
 
 
-def decode_table(body: bytes) -> pa.Table:
-    """The segment's columns."""
-    return pa.ipc.open_stream(body).read_all()
+def decode_table(body: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """The segment's columns, or those that are asked for, in that order."""
+    if columns is None:
+        return pa.ipc.open_stream(body).read_all()
+    schema = pa.ipc.open_stream(body).schema
+    wanted = [schema.get_field_index(name) for name in columns]
+    options = pa.ipc.IpcReadOptions(included_fields=wanted, use_threads=False)
+    return pa.ipc.open_stream(body, options=options).read_all().select(columns)
 
 
 def decode_records(body: bytes) -> list[UsageRecord]:
@@ -235,12 +246,13 @@ def read_quantities(row: Mapping[str, Any]) -> dict[str, Quantity]:
 
 def render_quantities(quantities: Quantities) -> str:
     """JSON object unit -> decimal text, keys sorted: the same quantities give the same text."""
-    parts = [f'{_render_unit(unit)}: "{format_quantity(value)}"' for unit, value in sorted(quantities.items())]
+    parts = [f'{render_unit(unit)}: "{format_quantity(value)}"' for unit, value in sorted(quantities.items())]
     return f"{{{', '.join(parts)}}}"
 
 
 @lru_cache(maxsize=1024)
-def _render_unit(unit: str) -> str:
+def render_unit(unit: str) -> str:
+    """A unit's name as JSON text."""
     return json.dumps(unit)
 
 
@@ -259,7 +271,8 @@ def parse_quantity(text: str) -> Quantity:
     return Decimal(text) if "." in text else int(text)
 
 
-def _render_other(quantities: Quantities) -> str | None:
+def render_other(quantities: Quantities) -> str | None:
+    """`render_quantities` of the units that have no column of their own."""
     if _STANDARD.issuperset(quantities):
         return None
     return render_quantities({unit: value for unit, value in quantities.items() if unit not in _STANDARD})

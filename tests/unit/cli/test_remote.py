@@ -15,10 +15,10 @@ from otelbill_collector.cli.remote import operate_ledger
 from otelbill_collector.config import Config
 from otelbill_collector.ledger.sqlite import SqliteStore
 
-_ASSIGN = {"event_id": "e", "customer_id": "c", "operator": "o", "reason": "r"}
+_ASSIGN = {"event_ids": ["e"], "customer_id": "c", "operator": "o", "reason": "r"}
 
 
-@pytest.mark.parametrize("name", ["assign-customer", "replay-dead-letters", "reconcile", "stripe-flush"])
+@pytest.mark.parametrize("name", ["adjust", "replay-dead-letters", "reconcile", "stripe-flush"])
 def test_a_command_on_a_folder_without_a_ledger_creates_none(tmp_path: Path, name: str) -> None:
     """A typing error in --data-dir must not answer from an empty ledger that it has just made."""
     folder = tmp_path / "typo"
@@ -52,5 +52,5 @@ def test_a_fault_of_the_sidecar_is_a_message(tmp_path: Path, broken_api: str) ->
     store = SqliteStore(tmp_path)
     (tmp_path / ADDRESS_FILE).write_text(f'{{"api": "{broken_api}"}}')
     with pytest.raises(click.ClickException, match=r"answered 500.*collector's log"):
-        operate_ledger(Config(data_dir=tmp_path), "assign-customer", dict(_ASSIGN))
+        operate_ledger(Config(data_dir=tmp_path), "adjust", dict(_ASSIGN))
     store.close()

@@ -72,7 +72,7 @@ def _book(folder: Path, *spans: TestSpan) -> tuple[bytes, dict[SpanKey, UsageRec
     body = build_request(spans)
     carried = carry_batch([Request(body, NOW)], books.stages, NOW)
     books.close()
-    members = carried.members[0]
+    (members,) = carried.list_members()
     return body, {
         (item.candidate.trace_id, item.candidate.span_id): item.booked for item in members if item.booked is not None
     }

@@ -17,8 +17,8 @@ from otelbill_collector.domain.prices import parse_percent
 from otelbill_collector.domain.ratecard import ChargePrice, Markup, RateCard
 from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.ledger.books import UnknownEvent
+from otelbill_collector.ledger.corrections import InvalidCorrection, Wish
 from otelbill_collector.ledger.deadletters import list_dead_letters
-from otelbill_collector.ledger.instructions import Instruction
 from otelbill_collector.ledger.journal import list_tables
 from otelbill_collector.ledger.lineage import list_records_by_id, list_suspense
 from otelbill_collector.ledger.segments import build_record
@@ -173,7 +173,7 @@ def test_a_correction_is_a_reversal_and_a_revision_and_never_an_edit(books: Test
     """Assigning suspense to a customer leaves the first record, its exact negation, and the new one, all linked."""
     books.post(chat("a", customer=None))
     (waiting,) = books.store.read(list_suspense)
-    books.books.assign_customer(Instruction(waiting.event_id, "globex", "ann", "job without customer()", NOW))
+    books.books.correct(Wish((waiting.event_id,), "ann", "job without customer()", NOW, customer_id="globex"))
     first, reversal, second = _records(books)
     assert (first.sign, reversal.sign, second.sign) == (1, -1, 1)
     assert reversal.corrects == first.record_id
@@ -186,13 +186,14 @@ def test_a_correction_is_a_reversal_and_a_revision_and_never_an_edit(books: Test
 
 
 def test_an_assignment_outlives_a_restart_and_a_repeat_changes_nothing(books: TestBooks) -> None:
-    """Instructions are part of the ledger; giving the same one twice books nothing new."""
+    """Corrections are part of the ledger; giving the same one twice is refused and books nothing."""
     books.post(chat("a", customer=None))
     (waiting,) = books.store.read(list_suspense)
-    given = Instruction(waiting.record_id, "globex", "ann", "why", NOW)
-    books.books.assign_customer(given)
+    given = Wish((waiting.record_id,), "ann", "why", NOW, customer_id="globex")
+    books.books.correct(given)
     books.reopen()
-    assert books.books.assign_customer(given).records == []
+    with pytest.raises(InvalidCorrection, match="already"):
+        books.books.correct(given)
     assert books.post(chat("a", customer=None)).duplicate == 1
     assert len(_records(books)) == 3
 
@@ -200,7 +201,7 @@ def test_an_assignment_outlives_a_restart_and_a_repeat_changes_nothing(books: Te
 def test_assigning_what_does_not_exist_is_refused_and_writes_nothing(books: TestBooks) -> None:
     """An unknown id is an error with a way to find the right one."""
     with pytest.raises(UnknownEvent, match="otelbill explain"):
-        books.books.assign_customer(Instruction("0" * 32, "globex", "ann", "why", NOW))
+        books.books.correct(Wish(("0" * 32,), "ann", "why", NOW, customer_id="globex"))
     assert _records(books) == []
 
 
@@ -265,7 +266,7 @@ def test_an_instruction_about_more_than_one_event_is_refused(books: TestBooks, k
     names = {"trace_id": first.trace_id.hex(), "span_id": first.span_id.hex(), "response_id": "resp-shared-1"}
     identifier = names.get(kind, "run-7")
     with pytest.raises(UnknownEvent, match="explain"):
-        books.books.assign_customer(Instruction(identifier, "globex", "op", "test", NOW))
+        books.books.correct(Wish((identifier,), "op", "test", NOW, customer_id="globex"))
     assert [row["customer"] for row in books.usage()] == ["acme"]
 
 
@@ -275,7 +276,7 @@ def test_an_instruction_names_its_event_by_any_of_its_own_ids(books: TestBooks, 
     books.post(TestSpan("u", {"otelbill.meter": "pages", "otelbill.quantity": 3, "otelbill.event.id": "job-17"}))
     record = _records(books)[0]
     identifier = {"event_id": record.event_id, "record_id": record.record_id, "explicit": "job-17"}[kind]
-    books.books.assign_customer(Instruction(identifier, "globex", "op", "test", NOW))
+    books.books.correct(Wish((identifier,), "op", "test", NOW, customer_id="globex"))
     assert [row["customer"] for row in books.usage()] == ["globex"]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from otelbill_collector.domain.ids import derive_event_id
-from otelbill_collector.ledger.instructions import Instruction
+from otelbill_collector.ledger.corrections import Wish
 from tests.books import NOW, TestBooks
 from tests.spans import chat, span_id, trace_id
 
@@ -70,8 +70,8 @@ def test_an_instruction_that_could_not_be_kept_moves_nothing(books: TestBooks, m
         raise sqlite3.OperationalError("disk full")
 
     monkeypatch.setattr(books.store, "transact", hold)
-    given = Instruction(event_id, "globex", "op", "test", NOW)
-    losing = threading.Thread(target=lambda: _swallow(lambda: books.books.assign_customer(given)))
+    given = Wish((event_id,), "op", "test", NOW, customer_id="globex")
+    losing = threading.Thread(target=lambda: _swallow(lambda: books.books.correct(given)))
     losing.start()
     assert waiting.wait(10)
     other = threading.Thread(target=lambda: books.post(chat("b", customer="acme", trace="a")))

@@ -92,7 +92,7 @@ def test_the_filter_never_denies_a_key_of_a_covered_day(numbers: list[int], keys
     for day in range(DAY, DAY + 3):
         known.add(read_prefixes(keys), day)
         if known.covered_from <= day:
-            assert all(known.find(read_prefixes(keys)))
+            assert known.find(read_prefixes(keys)) == list(range(len(keys)))
     assert known.covers(DAY + 10)
 
 
@@ -112,4 +112,4 @@ def test_most_new_keys_need_no_query() -> None:
     known = KnownKeys(1_000_000)
     known.add(read_prefixes([make_key(number) for number in range(30_000)]), DAY)
     found = known.find(read_prefixes([make_key(number) for number in range(30_000, 40_000)]))
-    assert sum(found) < 200
+    assert len(found) < 200

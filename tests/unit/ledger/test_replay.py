@@ -55,6 +55,8 @@ def test_replay_gives_the_same_rows_byte_for_byte(ledger: Path) -> None:
         "UPDATE claim_run SET day_max = 0, entries = 7",
         "DELETE FROM claim_run WHERE run_id = 2",
         "UPDATE high_water SET segment_id = 99 WHERE name = 'rollup'",
+        "UPDATE credit_usage SET charge_attos = '1'",
+        "DELETE FROM credit_usage WHERE customer_id = 'acme'",
     ],
 )
 def test_replay_repairs_what_is_derived(ledger: Path, damage: str) -> None:
@@ -87,5 +89,5 @@ def test_without_the_seal_function_sealed_rows_cannot_be_written(ledger: Path) -
     """Another program cannot change state by accident: the database refuses."""
     connection = sqlite3.connect(ledger)
     with pytest.raises(sqlite3.OperationalError, match="otelbill_seal"):
-        connection.execute("UPDATE instruction SET customer_id = 'umbrella'")
+        connection.execute("UPDATE correction SET value = 'umbrella'")
     connection.close()

@@ -12,7 +12,7 @@ from otelbill_collector.config import Config, ConfigError, load_config
 from otelbill_collector.config.values import Claims
 from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.ledger.books import UnknownEvent
-from otelbill_collector.ledger.instructions import Instruction
+from otelbill_collector.ledger.corrections import Wish
 from otelbill_collector.ledger.journal import list_tables
 from otelbill_collector.ledger.lineage import list_unsettled
 from otelbill_collector.ledger.resolutions import InvalidResolution, NotHeld, Resolution
@@ -106,7 +106,7 @@ def test_a_resolution_and_an_assignment_go_together(books: TestBooks) -> None:
     books.post(silent("a", customer=None))
     event_id = held(books).event_id
     resolve(books, event_id)
-    books.books.assign_customer(Instruction(event_id, "globex", "bob", "nightly job", NOW))
+    books.books.correct(Wish((event_id,), "bob", "nightly job", NOW, customer_id="globex"))
     last = records(books)[-1]
     assert (last.decision.customer_id, last.decision.quantities["output_tokens"]) == ("globex", 20)
     assert last.note == "customer assigned by bob: nightly job; usage given by ann: provider console"

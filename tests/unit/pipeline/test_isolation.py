@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from otelbill_collector.decode.cut import cut_request
 from otelbill_collector.decode.wire import decode_request
+from otelbill_collector.domain.alone import AmountsRow
 from otelbill_collector.domain.records import DeadLetter, Receipt, Refused
+from otelbill_collector.domain.usage import Candidate
 from otelbill_collector.ingest import GroupCommitter
 from otelbill_collector.isolation import Isolated, Isolator
 from otelbill_collector.ledger.deadletters import list_dead_letters
@@ -33,14 +35,21 @@ def books(tmp_path: Path) -> Iterator[TestBooks]:
 
 def _poison_rating(books: TestBooks, fault: type[Exception] = ZeroDivisionError) -> None:
     """From now on rating raises for every call of the model `poison`, until the books are opened again."""
-    rate = books.books._rules.rate
+    rate, alone = books.books._rules.rate, books.books._rules.alone
+    assert alone is not None
 
     def fail(candidate: object, decision: object) -> object:
         if getattr(candidate, "model", None) == POISON:
             raise fault("a bug")
         return rate(candidate, decision)  # type: ignore[arg-type]
 
-    books.books._rules = replace(books.books._rules, rate=fail)  # type: ignore[arg-type]
+    def fail_alone(candidates: Sequence[Candidate]) -> tuple[Sequence[AmountsRow], Mapping[str, str]]:
+        if any(candidate.model == POISON for candidate in candidates):
+            raise fault("a bug")
+        return alone.rate(candidates)
+
+    rules = replace(books.books._rules, rate=fail, alone=replace(alone, rate=fail_alone))  # type: ignore[arg-type]
+    books.books._rules = rules
 
 
 def _start(books: TestBooks) -> GroupCommitter:

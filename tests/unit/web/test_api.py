@@ -96,15 +96,15 @@ def test_an_operation_is_json_only(books: TestBooks) -> None:
     """A form posted by a page of another origin must not change the ledger."""
     books.post(chat("a", customer=None))
     client = _client(books)
-    body = orjson.dumps({"event_id": "x", "customer_id": "acme", "operator": "ann", "reason": "why"})
-    plain = client.post("/v1/operations/assign-customer", content=body, headers={"content-type": "text/plain"})
+    body = orjson.dumps({"event_ids": ["x"], "customer_id": "acme", "operator": "ann", "reason": "why"})
+    plain = client.post("/v1/operations/adjust", content=body, headers={"content-type": "text/plain"})
     assert plain.status_code == 415
-    unknown = client.post("/v1/operations/assign-customer", content=body, headers={"content-type": "application/json"})
+    unknown = client.post("/v1/operations/adjust", content=body, headers={"content-type": "application/json"})
     assert unknown.status_code == 404
     (event,) = (item["event_id"] for item in client.get("/v1/explain/resp-a").json()["records"])
     good = client.post(
-        "/v1/operations/assign-customer",
-        json={"event_id": event, "customer_id": "acme", "operator": "ann", "reason": "why"},
+        "/v1/operations/adjust",
+        json={"event_ids": [event], "customer_id": "acme", "operator": "ann", "reason": "why"},
     )
     assert good.status_code == 200
     assert books.totals()["customer"] == "acme"
@@ -112,13 +112,11 @@ def test_an_operation_is_json_only(books: TestBooks) -> None:
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [(b"{", 400), (b"[]", 400), (b'{"event_id": ""}', 400), (b'{"event_id": 5, "customer_id": "a"}', 400)],
+    [(b"{", 400), (b"[]", 400), (b'{"event_ids": []}', 400), (b'{"event_ids": [5], "customer_id": "a"}', 400)],
 )
 def test_a_broken_operation_is_refused(books: TestBooks, body: bytes, status: int) -> None:
     """The field that is wrong is named; nothing is written."""
-    answer = _client(books).post(
-        "/v1/operations/assign-customer", content=body, headers={"content-type": "application/json"}
-    )
+    answer = _client(books).post("/v1/operations/adjust", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == status
 
 

@@ -1,0 +1,189 @@
+"""`otelbill simulate`, `rerate` and `forecast`: other prices over what is booked, and what a month will come to."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import click
+
+from otelbill_collector.cli.integrity import show_progress
+from otelbill_collector.cli.operate import find_user
+from otelbill_collector.cli.options import (
+    config_options,
+    json_option,
+    print_json,
+    print_json_lines,
+    read_ledger,
+    require_config,
+)
+from otelbill_collector.cli.remote import operate_ledger
+from otelbill_collector.cli.report import InstantType
+from otelbill_collector.cli.tables import print_table
+from otelbill_collector.config import Config
+from otelbill_collector.config.process import load_process_config
+from otelbill_collector.domain.rating import Rater
+from otelbill_collector.ledger.repricing import Scope
+from otelbill_collector.simulation import identify_prices, list_forecasts, render_simulation, simulate
+
+Json = dict[str, Any]
+
+_AMOUNTS = ("charge_booked", "charge", "difference", "cost", "margin_booked", "margin")
+_COUNTS = ("events", "changed", "unpriced")
+
+
+def _scope_options(command: Any) -> Any:  # Any: click's own types
+    for name in ("step", "provider", "model", "customer"):
+        command = click.option(f"--{name}", help=f"Only this {name}.")(command)
+    command = click.option("--to", "to_nanos", type=InstantType(), help="End of event time, excluded.")(command)
+    return click.option("--from", "from_nanos", type=InstantType(), help="Start of event time, included.")(command)
+
+
+def _build_scope(options: dict[str, Any]) -> Scope:
+    where = {"customer_id": options.pop("customer")} | {
+        name: options.pop(name) for name in ("provider", "model", "step")
+    }
+    given = {name: value for name, value in where.items() if value is not None}
+    return Scope(options.pop("from_nanos"), options.pop("to_nanos"), given)
+
+
+@click.command("simulate")
+@click.option(
+    "--rate-card",
+    "card_path",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A configuration file with the other rate card.",
+)
+@_scope_options
+@config_options
+@json_option
+def run_simulation(
+    card_path: Path, config_path: Path | None, data_dir: Path | None, as_json: bool, **options: Any
+) -> None:
+    """What booked usage would have been charged under another rate card. Writes nothing; may run beside the sidecar.
+
+    Revenue, cost and margin by customer, as booked and under the other card, and for light, median and heavy users: the
+    quarter of customers that cost least, the half between, the quarter that cost most. What is held is left out.
+
+    \b
+    Examples:
+      otelbill simulate --rate-card next-year.yaml --from 2026-10-01 --to 2026-11-01
+      otelbill simulate --rate-card next-year.yaml --customer acme --json
+    """
+    config = require_config(config_path, data_dir)
+    other = load_process_config(card_path, {})
+    answer = _simulate(config, _build_rater(other), _build_scope(options))
+    if as_json:
+        print_json(answer)
+        return
+    _print_simulation(answer)
+
+
+def _build_rater(config: Config) -> Rater:
+    from otelbill_collector.app import build_rater
+
+    return build_rater(config)
+
+
+def _simulate(config: Config, rater: Rater, scope: Scope) -> Json:
+    with show_progress() as advance:
+
+        def work(connection: sqlite3.Connection) -> Json:
+            sums = simulate(connection, rater, scope, lambda done, total: advance("rate again", done, total))
+            return render_simulation(sums, rater.card.currency)
+
+        return read_ledger(config, work)
+
+
+def _print_simulation(answer: Json) -> None:
+    currency, right = answer["currency"], (*_COUNTS, *_AMOUNTS, "customers")
+    columns = ("events", *_AMOUNTS, "unpriced", "changed")
+    rows = [[row["customer"], *(row[name] for name in columns)] for row in answer["customers"]]
+    rows.append(["total", *(answer["total"][name] for name in columns)])
+    print_table(f"by customer, {currency}", ("customer", *columns), rows, right=right)
+    groups = [[row["group"], row["customers"], *(row[name] for name in columns)] for row in answer["groups"]]
+    print_table(f"by use, {currency}", ("group", "customers", *columns), groups, right=right)
+
+
+@click.command("rerate")
+@_scope_options
+@click.option("--dry-run", is_flag=True, help="Show the difference by customer and write nothing.")
+@click.option("--reason", help="Why; it stays on the records.")
+@click.option("--operator", help="Who decides.  [default: the login name]")
+@config_options
+@json_option
+def rerate(
+    dry_run: bool,
+    reason: str | None,
+    operator: str | None,
+    config_path: Path | None,
+    data_dir: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Rate booked usage again by the rate card of the configuration, after a price in it was corrected.
+
+    Each event keeps the price of its own time. Where the amount changes, a reversal and a revision are booked, which
+    carry the reason. Charges given by hand stay. Use --dry-run first; the sidecar reads a corrected card at its start.
+
+    \b
+    Examples:
+      otelbill rerate --from 2026-11-01 --to 2026-11-08 --dry-run
+      otelbill rerate --from 2026-11-01 --to 2026-11-08 --reason "gpt-4o was entered with the price of gpt-4o-mini"
+    """
+    config = require_config(config_path, data_dir)
+    rater, scope = _build_rater(config), _build_scope(options)
+    if dry_run:
+        answer = _simulate(config, rater, scope)
+        if as_json:
+            print_json(answer)
+        else:
+            _print_simulation(answer)
+        return
+    if not reason:
+        raise click.UsageError("give --reason, which stays on the records, or --dry-run")
+    arguments = {
+        "from_nanos": scope.from_nanos,
+        "to_nanos": scope.to_nanos,
+        "where": scope.where,
+        "prices": identify_prices(rater),
+        "operator": operator or find_user(),
+        "reason": reason,
+    }
+    answer = operate_ledger(config, "rerate", arguments)
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo(f"{answer['changed']} events were rated anew")
+
+
+@click.command("forecast")
+@click.argument("customer", required=False)
+@click.option("--at", "at_nanos", type=InstantType(), help="Forecast as of this instant.  [default: now]")
+@config_options
+@json_option
+def forecast(
+    customer: str | None, at_nanos: int | None, config_path: Path | None, data_dir: Path | None, as_json: bool
+) -> None:
+    """What the current calendar month (UTC) will come to, from the run rate of the last 28 whole days, with its range.
+
+    An estimate: in four months of five the charge lies from `low` to `high`, if days are alike.
+
+    \b
+    Examples:
+      otelbill forecast
+      otelbill forecast acme --json
+    """
+    from otelbill_collector.app import read_clock
+
+    config = require_config(config_path, data_dir)
+    now = read_clock() if at_nanos is None else at_nanos
+    rows = read_ledger(config, lambda connection: list_forecasts(connection, now, customer))
+    if as_json:
+        print_json_lines(rows)
+        return
+    columns = ("customer", "currency", "so_far", "expected", "low", "high", "days")
+    cells = ([row[name] for name in columns] for row in rows)
+    print_table("this month", columns, cells, right=columns[2:])
