@@ -174,7 +174,10 @@ class ListenSection(Section):
 class LimitsSection(Section):
     """Bounds of what is taken from senders."""
 
-    body_bytes: Count = Field(default=16_777_216, description="Largest request body as sent; a larger one is refused.")
+    body_bytes: Count = Field(
+        default=16_777_216,
+        description="Largest request body as sent, over gRPC and in JSON also decompressed; a larger one is refused.",
+    )
     decompressed_bytes: Count = Field(default=67_108_864, description="Largest request body after decompression.")
     spans_per_request: Count = Field(default=100_000, description="Most spans in one request.")
     attributes_per_span: Count = Field(default=1_024, description="Most attributes on one span.")
