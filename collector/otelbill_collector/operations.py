@@ -31,7 +31,7 @@ from otelbill_collector.ledger.meters import Metering, fold_meters
 from otelbill_collector.ledger.outbox_views import status
 from otelbill_collector.ledger.repricing import Scope
 from otelbill_collector.ledger.resolutions import Resolution
-from otelbill_collector.ledger.rollups import count_events, fold_rollups
+from otelbill_collector.ledger.rollups import count_events, prepare_fold, save_fold
 from otelbill_collector.pipeline import Request, Stages, carry_batch
 from otelbill_collector.simulation import identify_prices
 
@@ -83,7 +83,12 @@ class Operations:
     def fold(self) -> int:
         """Bring rollups and the Stripe outbox up to date; returns the number of segments folded."""
         store = self.books.store
-        folds: list[Callable[[], int]] = [lambda: store.transact(fold_rollups)]
+
+        def fold_once() -> int:
+            found = store.read(prepare_fold)  # summed while the writer goes on
+            return store.transact(lambda connection: save_fold(connection, found)) if found.segments else 0
+
+        folds: list[Callable[[], int]] = [fold_once]
         desk = self._desk
         if desk is not None:
             folds.append(lambda: store.transact(lambda connection: fold_meters(connection, desk.metering)))

@@ -47,24 +47,45 @@ class UnknownDimension(ValueError):
     """A dimension that usage cannot be grouped by; the message lists those it can."""
 
 
-def fold_rollups(connection: sqlite3.Connection) -> int:
-    """Fold segments past the mark into the rollup table; returns how many. Call inside a write transaction."""
-    mark = find_high_water(connection, NAME)
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """What the next fold writes: the rows of segments past `before` up to `mark`, added to those that stand."""
+
+    before: int
+    mark: int
+    segments: int
+    rows: Sequence[tuple[Any, ...]]
+
+
+def prepare_fold(connection: sqlite3.Connection) -> Fold:
+    """Sum the segments past the mark. Reads only: the writer need not wait for it."""
+    before = mark = find_high_water(connection, NAME)
     tables: list[pa.Table] = []
-    rows = 0
+    records = 0
     for segment_id, table in list_tables(connection, mark, columns=(*_FACT_COLUMNS, *_SUM_COLUMNS)):
         tables.append(table)
-        mark, rows = segment_id, rows + table.num_rows
-        if len(tables) >= _FOLD_SEGMENTS_MAX or rows >= _FOLD_ROWS_MAX:
+        mark, records = segment_id, records + table.num_rows
+        if len(tables) >= _FOLD_SEGMENTS_MAX or records >= _FOLD_ROWS_MAX:
             break
-    if not tables:
-        return 0
-    for (hour, *values), sums in _sum_facts(pa.concat_tables(tables)):
+    rows = []
+    for (hour, *values), sums in _sum_facts(pa.concat_tables(tables)) if tables else ():
         stored = _find_sums(connection, hour, tuple(values))
         stored.add(sums)
-        _save_sums(connection, hour, tuple(values), stored)
-    save_high_water(connection, NAME, mark)
-    return len(tables)
+        rows.append(_build_row(hour, tuple(values), stored))
+    return Fold(before, mark, len(tables), rows)
+
+
+def save_fold(connection: sqlite3.Connection, fold: Fold) -> int:
+    """Write a fold, unless another one was quicker; returns how many segments. Call inside a write transaction."""
+    if fold.segments and find_high_water(connection, NAME) == fold.before:
+        connection.executemany(_REPLACE, fold.rows)
+        save_high_water(connection, NAME, fold.mark)
+    return fold.segments
+
+
+def fold_rollups(connection: sqlite3.Connection) -> int:
+    """Fold segments past the mark into the rollup table; returns how many. Call inside a write transaction."""
+    return save_fold(connection, prepare_fold(connection))
 
 
 def rebuild_rollups(connection: sqlite3.Connection) -> None:
@@ -192,18 +213,15 @@ def _read_sums(row: Sequence[Any]) -> Sums:
     return Sums(events, parse_quantities(quantities), int(cost), int(charge), costless)
 
 
-def _save_sums(connection: sqlite3.Connection, hour: int, values: tuple[str, ...], sums: Sums) -> None:
-    connection.execute(
-        _REPLACE,
-        (
-            hour,
-            *values,
-            sums.events,
-            render_quantities({unit: value for unit, value in sums.quantities.items() if value}),
-            str(sums.cost_attos),
-            str(sums.charge_attos),
-            sums.costless,
-        ),
+def _build_row(hour: int, values: tuple[str, ...], sums: Sums) -> tuple[Any, ...]:
+    return (
+        hour,
+        *values,
+        sums.events,
+        render_quantities({unit: value for unit, value in sums.quantities.items() if value}),
+        str(sums.cost_attos),
+        str(sums.charge_attos),
+        sums.costless,
     )
 
 
