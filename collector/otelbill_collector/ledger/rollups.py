@@ -50,7 +50,7 @@ class UnknownDimension(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """What the next fold writes: by table, the rows of segments past `before` up to `mark`, added to those that stand."""
+    """What the next fold writes: rows by table, of segments past `before` up to `mark`, added to those that stand."""
 
     before: int
     mark: int
