@@ -55,7 +55,7 @@ def run_command(*arguments: str, input_text: str | None = None) -> subprocess.Co
     """Run `otelbill ...` to its end."""
     return subprocess.run(
         [sys.executable, "-m", "otelbill_collector.cli", *arguments],
-        env=_environment(),
+        env=build_environment(),
         cwd=REPOSITORY,
         input=input_text,
         capture_output=True,
@@ -114,7 +114,7 @@ class Sidecar:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "otelbill_collector.cli", "collector", *self._place],
-                env=_environment(),
+                env=build_environment(),
                 cwd=REPOSITORY,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -226,7 +226,8 @@ def _flatten(value: Json) -> list[Json]:
     return value if isinstance(value, list) else [value]
 
 
-def _environment() -> dict[str, str]:
+def build_environment() -> dict[str, str]:
+    """The environment of a child that finds this checkout and no settings of ours."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL", "COVERAGE"))}
     return {**kept, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'collector'}"}
 

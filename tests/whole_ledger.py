@@ -13,6 +13,7 @@ from otelbill_collector.domain.credits import Demand, Place
 from otelbill_collector.domain.intents import Stop
 from otelbill_collector.invoicing import Drafting, close_period, find_billing_period
 from otelbill_collector.ledger import deliveries
+from otelbill_collector.ledger.compaction import Compactor
 from otelbill_collector.ledger.corrections import Wish
 from otelbill_collector.ledger.credits import find_charge_time, save_period_charges
 from otelbill_collector.ledger.findings import Report
@@ -20,6 +21,7 @@ from otelbill_collector.ledger.integrity import Checks, verify_ledger
 from otelbill_collector.ledger.journal import Due, save_due
 from otelbill_collector.ledger.lineage import list_suspense, list_unsettled
 from otelbill_collector.ledger.meters import Metering, fold_meters
+from otelbill_collector.ledger.openings import fold_openings
 from otelbill_collector.ledger.periods import InvoiceEvent, InvoiceState
 from otelbill_collector.ledger.resolutions import Resolution
 from otelbill_collector.ledger.sqlite import LEDGER_NAME
@@ -65,6 +67,8 @@ def make_ledger(folder: Path, batches: int = 3) -> Path:
     books.usage(fold=True)
     _grant(books)
     fold_stripe(books)
+    books.store.transact(fold_openings)
+    Compactor(books.store).compact_all()
     books.close()
     _send(folder)
     books.reopen()

@@ -41,6 +41,7 @@ from otelbill_collector.isolation import Isolator
 from otelbill_collector.jobs import Housekeeper, Job
 from otelbill_collector.ledger.booking import Alone
 from otelbill_collector.ledger.books import Books, UnknownEvent
+from otelbill_collector.ledger.compaction import Compactor
 from otelbill_collector.ledger.credits import UnknownGrant
 from otelbill_collector.ledger.deadletters import count_dead_letters, list_dead_letters
 from otelbill_collector.ledger.groups import GroupLimits
@@ -230,6 +231,14 @@ class Sidecar:
         ]
         self._prices_are_new = True  # the rate card changes with a restart only
         self._housekeeper = Housekeeper(jobs, clock=self._clock, interval_seconds=_JOBS_SECONDS)
+        # By itself: writing files takes seconds, and what is due to Stripe must not wait for it.
+        self._compactor = Compactor(self._store)
+        self._file_keeper = Housekeeper(
+            [Job("compact", self._compactor.run)],
+            clock=self._clock,
+            interval_seconds=_JOBS_SECONDS,
+            name="otelbill-files",
+        )
 
     def _price_waiting(self) -> None:
         if self._prices_are_new:
@@ -252,6 +261,7 @@ class Sidecar:
         """
         self._committer.start()
         self._housekeeper.start()
+        self._file_keeper.start()
         if self._forwarder is not None:
             self._forwarder.start()
         try:
@@ -299,6 +309,8 @@ class Sidecar:
     def _shut_down(self) -> None:
         self._close_sockets()
         self._committer.stop()
+        self._compactor.stop()
+        self._file_keeper.stop()
         self._housekeeper.stop()
         self._housekeeper.run_once()
         if self._forwarder is not None:

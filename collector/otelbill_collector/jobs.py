@@ -22,13 +22,15 @@ class Job:
 class Housekeeper:
     """Runs every job once per interval. A job that fails is logged and tried again; it never stops the others."""
 
-    def __init__(self, jobs: Sequence[Job], *, clock: Callable[[], int], interval_seconds: float) -> None:
+    def __init__(
+        self, jobs: Sequence[Job], *, clock: Callable[[], int], interval_seconds: float, name: str = "otelbill-jobs"
+    ) -> None:
         self._jobs = tuple(jobs)
         self._clock = clock
         self._interval_seconds = interval_seconds
         self._stop = threading.Event()
         self._turn = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="otelbill-jobs")
+        self._thread = threading.Thread(target=self._run, name=name)
 
     def start(self) -> None:
         """Start the thread."""
@@ -52,7 +54,7 @@ class Housekeeper:
     def _run_job(self, job: Job) -> None:
         try:
             job.run(self._clock())
-        except sqlite3.OperationalError as error:
+        except (sqlite3.OperationalError, OSError) as error:
             _log.error("job %s waits: the ledger cannot be written now: %s", job.name, error)
         except Exception:  # noqa: BLE001 logged with its traceback; nothing is marked done, so the next run repeats it
             _log.exception("job %s failed and will run again", job.name)

@@ -32,6 +32,7 @@ from otelbill_collector.ledger.books import Books
 from otelbill_collector.ledger.corrections import Correction, Wish, list_corrections
 from otelbill_collector.ledger.deadletters import list_dead_letters, mark_replayed
 from otelbill_collector.ledger.meters import Metering, fold_meters
+from otelbill_collector.ledger.openings import fold_openings
 from otelbill_collector.ledger.outbox_views import status
 from otelbill_collector.ledger.repricing import Scope
 from otelbill_collector.ledger.resolutions import Resolution
@@ -104,7 +105,7 @@ class Operations:
     def fold(self) -> int:
         """Bring rollups and the Stripe outbox up to date; returns the number of segments folded."""
         store = self.books.store
-        folds: list[Callable[[], int]] = [lambda: store.transact(fold_rollups)]
+        folds: list[Callable[[], int]] = [lambda: store.transact(fold_rollups), lambda: store.transact(fold_openings)]
         desk = self._desk
         if desk is not None:
             folds.append(lambda: store.transact(lambda connection: fold_meters(connection, desk.metering)))

@@ -17,9 +17,11 @@ from click.testing import CliRunner
 
 import otelbill_collector
 from otelbill_collector.cli import cli
+from otelbill_collector.ledger.views import VIEWS
 from otelbill_collector.testing.demo.programs import await_condition, start_python
 from otelbill_collector.testing.demo.sidecar import SidecarProcess, find_ports
 from otelbill_collector.testing.provider import ProviderServer
+from tests.whole_ledger import make_ledger
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")]
@@ -208,3 +210,37 @@ def _count_events(folder: Path) -> int:
         cli, ["usage", "--by", "customer", "--where", "customer=acme", "--json", "--data-dir", str(folder)]
     )
     return sum(json.loads(line)["events"] for line in result.stdout.splitlines())
+
+
+@pytest.fixture(scope="module")
+def queried(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger with a row in every table."""
+    return make_ledger(tmp_path_factory.mktemp("queried") / "ledger").parent
+
+
+QUERIES = [
+    (page.name, body) for page in PAGES for language, body in list_blocks(page.read_text("utf-8")) if language == "sql"
+]
+
+
+@pytest.mark.parametrize(("page", "sql"), QUERIES)
+def test_every_documented_query_is_answered(page: str, sql: str, queried: Path) -> None:
+    """SQL in the documentation runs as it stands, in every form of output."""
+    for form in ([], ["--json"], ["--csv"]):
+        result = CliRunner().invoke(cli, ["query", sql, "--data-dir", str(queried), *form])
+        assert result.exit_code == 0, f"{page}: {result.output}"
+
+
+def test_the_columns_of_every_view_are_documented(queried: Path) -> None:
+    """What `DESCRIBE` lists of a view stands in docs/queries.md, and nothing else does."""
+    text = (REPOSITORY / "docs/queries.md").read_text(encoding="utf-8")
+    _, _, described = text.partition("## The views")
+    described, _, _ = described.partition("## Examples")
+    named = set(re.findall(r"`([a-z_0-9]+)`", described))
+    columns = set()
+    for view in VIEWS:
+        result = CliRunner().invoke(cli, ["query", f"DESCRIBE {view}", "--json", "--data-dir", str(queried)])
+        columns |= {json.loads(line)["column_name"] for line in result.stdout.splitlines()}
+    states = {"rated", "unpriced", "held", "not_billable"}
+    assert columns - named == set()
+    assert named - columns - set(VIEWS) - states == set()

@@ -18,9 +18,12 @@ from rich.progress import Progress as ProgressBar
 from otelbill_collector.audit import build_checks
 from otelbill_collector.cli.options import config_options, json_option, print_json, require_config
 from otelbill_collector.config import Config
+from otelbill_collector.ledger.compaction import Compactor
 from otelbill_collector.ledger.copies import Copied, CopyRefused, back_up_ledger, restore_ledger
+from otelbill_collector.ledger.derived import FILES
 from otelbill_collector.ledger.findings import REPLAY, RESTORE, Finding, Progress, Report
 from otelbill_collector.ledger.integrity import verify_ledger
+from otelbill_collector.ledger.journal import find_last_segment
 from otelbill_collector.ledger.replay import Replayed, ReplayRefused, replay_derived
 from otelbill_collector.ledger.sqlite import LEDGER_NAME, LedgerLocked, LedgerUnavailable, SqliteStore
 
@@ -128,8 +131,8 @@ def _print_report(path: Path, report: Report) -> None:
 def replay(config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
     """Build rollups and claim keys again from the segments, in one transaction, and compare. Needs a stopped sidecar.
 
-    Nothing is lost by it: both follow from the segments alone. Stripe's windows are left as they are, because intents
-    that were made of them may be at Stripe already.
+    Files for queries (Parquet) are written again. Nothing is lost by it: all follow from the segments alone. Stripe's
+    windows are left as they are, because intents that were made of them may be at Stripe already.
 
     \b
     Example:
@@ -148,13 +151,22 @@ def replay(config_path: Path | None, data_dir: Path | None, as_json: bool) -> No
     try:
         with show_progress() as progress:
             found = store.transact(lambda connection: replay_derived(connection, keys_of, progress))
+            found.append(_rebuild_files(store, progress))
     except ReplayRefused as error:
         raise click.ClickException(f"nothing was changed: {error}") from error
     except sqlite3.Error as error:
         raise click.ClickException(f"nothing was changed: {store.path}: {error}; {RESTORE}") from error
+    except OSError as error:
+        raise click.ClickException(f"the tables are built, the files are not: {error}; make room and repeat") from error
     finally:
         store.close()
     _print_replayed(found, as_json)
+
+
+def _rebuild_files(store: SqliteStore, progress: Progress) -> Replayed:
+    last = store.read(find_last_segment)
+    files, damaged = Compactor(store).rebuild(lambda segment_id: progress(FILES, segment_id, last))
+    return Replayed("derived_file", files, removed=damaged, added=damaged)
 
 
 def _print_replayed(found: list[Replayed], as_json: bool) -> None:

@@ -199,7 +199,7 @@ class LimitsSection(Section):
     )
     known_keys: KeyCount = Field(
         default=50_000_000,
-        description="Most stored claim keys (two bytes each) remembered, so that a new span needs no look-up.",
+        description="Most stored claim keys (three bytes each) remembered, so that a new span needs no look-up.",
     )
 
 

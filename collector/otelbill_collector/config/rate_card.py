@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from pydantic import ValidationError
@@ -228,7 +228,8 @@ def _create_commitment(section: CommitmentSection) -> Commitment:
 
 
 def _create_discount(section: DiscountSection) -> Discount:
-    return Discount(section.name, section.percent, _create_payer(section))
+    about = replace(_create_payer(section), step=section.step, model=section.model, provider=section.provider)
+    return Discount(section.name, section.percent, about)
 
 
 def _create_provider_price(section: ProviderPriceSection) -> ProviderPrice:

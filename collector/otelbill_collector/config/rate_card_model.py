@@ -39,14 +39,19 @@ class Paying(Section):
     to: Moment | None = Field(default=None, description="First instant no longer in force.")
 
 
-class Selecting(Paying):
-    """For whom, what and when an entry holds."""
+class Using(Paying):
+    """For which customers, for what usage and when an entry holds."""
 
     step: Text | None = Field(default=None, description="Only for this step.")
     model: Text | None = Field(default=None, description="Only for this model; `*` stands for any characters.")
     provider: Text | None = Field(
         default=None, description="Only for this provider, in any spelling (`azure` is `az.ai.openai`)."
     )
+
+
+class Selecting(Using):
+    """The same down to the service tier."""
+
     service_tier: Text | None = Field(default=None, description="Only for this service tier, such as `batch`.")
 
 
@@ -168,7 +173,7 @@ class CommitmentSection(AmountSection):
     to: Moment = Field(description="First instant no longer in force.")
 
 
-class DiscountSection(Paying):
+class DiscountSection(Using):
     """A percentage off usage and fees; ten-thousandths of a percent after validation."""
 
     name: Name = Field(description="What it is called on invoices; of one name only the most specific entry applies.")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from otelbill_collector.decode.dialects import Fault, Plan, UsageObject
@@ -38,6 +38,7 @@ class Reading:
     conflict: str | None = None
     service_tier: str | None = None
     response_id: str | None = None
+    cache_hit: bool = False
 
 
 @dataclass(slots=True)
@@ -62,19 +63,33 @@ class Situation:
 def read_counts(attributes: Mapping[str, Value], plan: Plan, provider: str | None, *, aggregate: bool) -> Reading:
     """Counts of a span from all its sources. A broken plain attribute gives a Problem, a broken object a conflict."""
     reading = _read_attributes(attributes, plan, provider)
-    for item in plan.usage_objects:
-        if reading.problem is None and not (aggregate and item.form == "provider_metadata"):
-            _apply_object(reading, item, attributes)
-    if plan.dialect.output_from_total:
-        _complete_output(reading.counts)
+    add_objects(reading, attributes, plan, aggregate=aggregate)
     return reading
 
 
-def _read_attributes(attributes: Mapping[str, Value], plan: Plan, provider: str | None) -> Reading:
-    counts = Counts(
+def add_objects(reading: Reading, attributes: Mapping[str, Value], plan: Plan, *, aggregate: bool) -> None:
+    """What usage objects say beside or instead of the attributes whose counts are read."""
+    if reading.problem is None:
+        for item in plan.usage_objects:
+            if not (aggregate and item.form == "provider_metadata"):
+                _apply_object(reading, item, attributes)
+    if plan.hidden_params:
+        document = parse_document(attributes.get("hidden_params"))
+        reading.cache_hit = isinstance(document, dict) and document.get("cache_hit") is True
+    if plan.dialect.output_from_total:
+        _complete_output(reading.counts)
+
+
+def start_counts(plan: Plan, provider: str | None) -> Counts:
+    """No counts yet, but how this emitter means them."""
+    return Counts(
         includes_cache=CACHE_RULES[plan.dialect.find_cache_rule(provider)],
         output_includes_reasoning=plan.dialect.output_includes_reasoning,
     )
+
+
+def _read_attributes(attributes: Mapping[str, Value], plan: Plan, provider: str | None) -> Reading:
+    counts = start_counts(plan, provider)
     for fact, keys in plan.counts:
         for key in keys:
             count = parse_count(attributes.get(key), key)
@@ -94,7 +109,7 @@ def _apply_object(reading: Reading, item: UsageObject, attributes: Mapping[str, 
     if item.media_type and attributes.get(item.media_type) != JSON_TYPE:
         return
     document = parse_document(attributes.get(item.attribute))
-    if item.at and isinstance(document, Mapping):
+    if item.at and isinstance(document, dict):
         document = document.get(item.at)
     try:
         usage = _read_object(document, item)
@@ -132,19 +147,20 @@ def _take_usage(reading: Reading, usage: Usage) -> None:
     reading.service_tier = reading.service_tier or usage.service_tier
     reading.response_id = reading.response_id or usage.response_id
     if usage.partial:
-        changes: dict[str, Any] = {
-            name: getattr(found, name)
-            for name in ("cache_read", "cache_write", "reasoning")
-            if getattr(counts, name) is None
-        }
-        if found.includes_cache is False and counts.cache_read is None and counts.cache_write is None:
-            changes["includes_cache"] = False
-        reading.counts = replace(counts, **changes)
+        apart = found.includes_cache is False and counts.cache_read is None and counts.cache_write is None
+        for name in ("cache_read", "cache_write", "reasoning"):
+            if getattr(counts, name) is None:
+                setattr(counts, name, getattr(found, name))
+        if apart:
+            counts.includes_cache = False
         return
     if found.input is None and found.output is None:
         return
-    kept = {name: getattr(counts, name) for name in _TOKEN_FACTS if getattr(found, name) is None}
-    reading.counts = replace(found, **kept, units={**counts.units, **found.units})
+    for name in _TOKEN_FACTS:
+        if getattr(found, name) is None:
+            setattr(found, name, getattr(counts, name))
+    found.units = {**counts.units, **found.units}
+    reading.counts = found
 
 
 def _complete_output(counts: Counts) -> None:
@@ -187,12 +203,12 @@ def _has_beta(word: str, span: SpanView) -> bool:
 
 def _has_output_member(name: str, span: SpanView) -> bool:
     document = parse_document(span.attributes.get("output.value"))
-    return isinstance(document, Mapping) and bool(document.get(name))
+    return isinstance(document, dict) and bool(document.get(name))
 
 
 def _asks_stream(span: SpanView) -> bool:
     document = parse_document(span.attributes.get("llm.invocation_parameters"))
-    return isinstance(document, Mapping) and document.get("stream") is True
+    return isinstance(document, dict) and document.get("stream") is True
 
 
 def _matches_model(wanted: str, situation: Situation) -> bool:

@@ -136,6 +136,7 @@ class Plan:
     genai: bool
     aggregated: bool
     output_images: int
+    hidden_params: bool  # holds whether the answer came from a cache
 
 
 @cache
@@ -286,6 +287,7 @@ def _compile_plan(
         explicit="otelbill.meter" in shape or "otelbill.quantity" in shape,
         genai=genai,
         aggregated=any(key.startswith("gen_ai.aggregated_usage.") for keys in counts.values() for key in keys),
+        hidden_params=dialect.mirror_prefix is not None and "hidden_params" in shape,
         output_images=len({name.split(".", 3)[2] for name in shape if name.startswith(_IMAGES)}),
     )
 

@@ -7,7 +7,6 @@ from otelbill_collector.decode.draft import Draft
 from otelbill_collector.decode.quantities import Counts
 from otelbill_collector.decode.reasons import Reason
 from otelbill_collector.decode.spans import SpanView
-from otelbill_collector.decode.usage_objects import parse_document
 from otelbill_collector.domain.usage import TOKEN_UNITS, Quantities, Quantity, Role, UsageSource
 
 _DETAIL_LEVELS = {UsageSource.REPORTED: 2, UsageSource.ESTIMATED: 1}
@@ -26,7 +25,7 @@ def grade_call(
     draft.billable, draft.reason, draft.usage_source = True, Reason.PROVIDER_CALL, UsageSource.REPORTED
     if draft.problem is not None:
         draft.billable, draft.reason, draft.usage_source = False, Reason.INVALID_USAGE, UsageSource.UNKNOWN
-    elif _is_cache_hit(span, plan):
+    elif "cache_hit" in effects or _is_cache_hit(span, plan):
         draft.billable, draft.reason = False, Reason.APP_CACHE_HIT
     elif draft.failed and not counts.has_usage():
         draft.billable, draft.reason, draft.usage_source = False, Reason.FAILED_WITHOUT_USAGE, UsageSource.UNKNOWN
@@ -69,9 +68,4 @@ def _is_told_elsewhere(span: SpanView, plan: Plan) -> bool:
 
 
 def _is_cache_hit(span: SpanView, plan: Plan) -> bool:
-    for key in plan.flags.get("cache_hit", ()):
-        if span.attributes.get(key) in (True, "True", "true"):
-            return True
-    hidden = span.attributes.get("hidden_params") if plan.dialect.mirror_prefix else None
-    document = parse_document(hidden) if hidden else None
-    return isinstance(document, dict) and document.get("cache_hit") is True
+    return any(span.attributes.get(key) in (True, "True", "true") for key in plan.flags.get("cache_hit", ()))

@@ -93,7 +93,8 @@ def _finish_call(draft: Draft, span: SpanView, plan: Plan, facts: Facts, reading
     draft.quantities = price_counts(split.quantities, counts)
     draft.quantities[REQUESTS] = 1
     draft.traits = _list_call_traits(plan.dialect)
-    grade_call(draft, span, plan, counts, conflict=split.conflict or reading.conflict, effects=findings.effects)
+    effects = {*findings.effects, "cache_hit"} if reading.cache_hit else findings.effects
+    grade_call(draft, span, plan, counts, conflict=split.conflict or reading.conflict, effects=effects)
 
 
 def _list_call_traits(dialect: Dialect) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ class Shape:
     """
 
     __slots__ = (
-        *("_names", "fixed", "graded", "ignored", "made_up", "noted", "own", "plain", "plan"),
+        *("_names", "counted", "facts", "fixed", "graded", "ignored", "made_up", "noted", "own", "plain", "plan"),
         *("read", "responses", "steps"),
     )
 
@@ -64,18 +64,20 @@ class Shape:
         self.responses = range(len(own), len(own) + len(responses))
         self.made_up = plan.dialect.own_response_ids
         self.steps, self.graded = _list_steps(plan.dialect, counts.keys())
-        self.plain = self._place_counts(plan, tuple(counts), self.responses.stop)
+        self.facts = tuple(counts)
+        self.counted = slice(self.responses.stop, self.responses.stop + len(counts))
+        self.plain = self._place_counts(plan)
         self._names += (min(names),) * (2 - len(self._names))  # one name alone would not be read as a tuple
         self.fixed = len(self._names)
         self.note(item.media_type for item in plan.usage_objects if item.media_type in names)
 
-    def _place_counts(self, plan: Plan, facts: tuple[str, ...], start: int) -> tuple[int, ...] | None:
+    def _place_counts(self, plan: Plan) -> tuple[int, ...] | None:
         """Places of input, output, total, cache read, cache write and reasoning (0 is absent); None: not plain."""
         if plan.units or plan.dialect.output_from_total or not plan.dialect.output_includes_reasoning:
             return None
-        if not {"input", "output"} <= set(facts) <= set(_PLAIN_FACTS):
+        if not {"input", "output"} <= set(self.facts) <= set(_PLAIN_FACTS):
             return None
-        places = {fact: start + index for index, fact in enumerate(facts)}
+        places = {fact: self.responses.stop + index for index, fact in enumerate(self.facts)}
         return tuple(places.get(fact, 0) for fact in _PLAIN_FACTS)
 
     def list_copied(self) -> tuple[str, ...]:
@@ -113,8 +115,9 @@ class Kind:
             if not (aggregate and item.form == "provider_metadata")
             and (item.media_type is None or media.get(item.media_type) == JSON_TYPE)
         ]
-        self.bare = not (plan.counts or plan.units or objects)
-        self.plain = shape.plain if not objects else None
+        read_whole = bool(objects) or plan.hidden_params
+        self.bare = not (plan.counts or plan.units or read_whole)
+        self.plain = None if read_whole else shape.plain
         self.outcomes: dict[tuple[object, ...], tuple[Any, ...]] = {}  # Any: fields of candidates, `_read_outcome`
 
 

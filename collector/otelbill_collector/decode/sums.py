@@ -8,7 +8,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Any
 
-from otelbill_collector.decode.counting import count_all_input, count_uncached, read_counts
+from otelbill_collector.decode.counting import (
+    Reading,
+    add_objects,
+    count_all_input,
+    count_uncached,
+    read_counts,
+    start_counts,
+)
 from otelbill_collector.decode.privacy import clean_id, clean_word
 from otelbill_collector.decode.quantities import Counts, list_facts, split_counts
 from otelbill_collector.decode.shapes import Kind, Raw, Shape
@@ -36,7 +43,7 @@ def sum_counts(kind: Kind, shape: Shape, values: Raw, attributes: Any) -> Sums |
         plain = _split_plain(kind, shape, values, response_id)
         if plain is not None:
             return plain
-    return _split_any(kind, shape, attributes, response_id)
+    return _split_any(kind, shape, values, AttributeView(attributes), response_id)
 
 
 def _split_plain(kind: Kind, shape: Shape, values: Raw, response_id: str | None) -> Sums | None:
@@ -76,11 +83,20 @@ def _split_plain(kind: Kind, shape: Shape, values: Raw, response_id: str | None)
     return graded, quantities, None, response_id
 
 
-def _split_any(kind: Kind, shape: Shape, attributes: Any, response_id: str | None) -> Sums | None:
+def _split_any(
+    kind: Kind, shape: Shape, values: Raw, attributes: AttributeView, response_id: str | None
+) -> Sums | None:
     """The same by the rules' own reading: usage objects, odd types, impossible sums. None when a count is broken."""
     plan = shape.plan
     assert plan is not None  # a shape without a plan has no kinds
-    reading = read_counts(AttributeView(attributes), plan, kind.provider, aggregate=kind.aggregate)
+    numbers = [NUMBERS[raw] for raw in values[shape.counted]]
+    if None in numbers or plan.units:
+        reading = read_counts(attributes, plan, kind.provider, aggregate=kind.aggregate)
+    else:
+        reading = Reading(start_counts(plan, kind.provider))
+        for fact, number in zip(shape.facts, numbers, strict=True):
+            setattr(reading.counts, fact, number)
+        add_objects(reading, attributes, plan, aggregate=kind.aggregate)
     if reading.problem is not None:
         return None
     counts, split = reading.counts, split_counts(reading.counts)
@@ -89,6 +105,7 @@ def _split_any(kind: Kind, shape: Shape, attributes: Any, response_id: str | Non
         response_id is None,
         clean_word(reading.service_tier),
         split.conflict is None and reading.conflict is None,
+        reading.cache_hit,
         *[None if count is None else count > 0 for count in list_facts(counts)],
         len(counts.units),
         bisect_right(shape.steps, counts.input or 0),

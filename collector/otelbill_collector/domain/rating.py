@@ -23,9 +23,9 @@ from otelbill_collector.domain.tariffs import PARENTS, PLANS_MAX, Levels, Plan, 
 from otelbill_collector.domain.usage import Quantities, Quantity, RatingState
 
 _ROUTES_MAX = 16_384  # combinations of names; they come from outside
+_FREE = (-1, -1)  # no price: a unit without a line of its own
 Payer = tuple[str | None, str | None, str | None]  # customer, group, contract: those that the card mentions
 _NOBODY: Payer = (None, None, None)
-_FREE = (-1, -1)  # no price: a unit without a line of its own
 _new_tuple = tuple.__new__  # makes a named tuple without its constructor's argument handling
 
 
@@ -112,9 +112,7 @@ class Rater:
 
     def find_levels(self, names: EventNames, at_nanos: int) -> Levels:
         """All prices for events of these names at an instant, by size of the request."""
-        names = self.complete_names(names)
-        route = self._routes.get(names) or self._add_route(names)
-        return route.find_value(at_nanos)
+        return self.find_route(names).find_value(at_nanos)
 
     def list_covered(
         self, quantities: Quantities, at_nanos: int, names: EventNames
@@ -155,6 +153,8 @@ class Rater:
         route = self._routes.get(key) or self._add_route(EventNames(*key))
         levels = route.find_value(at_nanos)
         tariff = levels.find_tariff(quantities) if levels.thresholds else levels.tariffs[0]
+        if 0 in quantities.values():
+            quantities = {unit: quantity for unit, quantity in quantities.items() if quantity}
         used = tuple(quantities)
         plans = tariff.plans
         plan = plans[used] if used in plans else _add_plan(tariff, used, self.card.currency)

@@ -26,6 +26,7 @@ from otelbill_collector.ledger.corrections import (
 )
 from otelbill_collector.ledger.groups import GroupIndex
 from otelbill_collector.ledger.journal import Due, Placed, append_segment, save_due, save_price_versions, take_due
+from otelbill_collector.ledger.large_groups import Joined, choose_due, set_aside
 from otelbill_collector.ledger.lineage import list_key_days
 from otelbill_collector.ledger.members import Member, Row, Singles
 from otelbill_collector.ledger.resolutions import Resolution, apply_resolution, is_open
@@ -33,9 +34,9 @@ from otelbill_collector.ledger.resolutions import Resolution, apply_resolution, 
 KeysOf = Callable[[Candidate], tuple[bytes, ...]]
 Decide = Callable[[Sequence[Candidate], int], Sequence[Decision]]
 Rate = Callable[[Candidate, Decision], tuple[Amounts, Mapping[str, str]]]
-_DUE_BATCH = 2_000
-_NOT_AGAIN: Mapping[str, str | None] = {}  # events to rate again though nothing about them is new, and why
+_DUE_BATCH = 100
 _NOBODY = (Singles((), (), (), (), (), (), {}), 0)  # stands for an arrival until it is known
+_NOT_AGAIN: Mapping[str, str | None] = {}  # events to rate again though nothing about them is new, and why
 
 
 class Outcome(Enum):
@@ -130,7 +131,8 @@ def book_candidates(
         booking.arrived[number] = member
         if outcome is Outcome.ACCEPTED:
             fresh.append(member)
-    _book_groups(connection, index, fresh, rules, now_nanos, booking)
+    starts, joined = set_aside(connection, index, fresh)
+    _book_groups(connection, index, starts, rules, now_nanos, booking, joined=joined)
     return booking
 
 
@@ -162,9 +164,11 @@ def _gather_singles(
     """Decide and rate the arrivals that stand alone, unless an operator has said something of one."""
     candidates = [arrivals[number][0] for number in alone]
     events = derive_span_events([(candidate.trace_id, candidate.span_id) for candidate in candidates])
-    told = rules.corrections.event_ids | rules.resolutions.keys()
-    if told:
-        kept = [(number, event) for number, event in zip(alone, events, strict=True) if event.hex() not in told]
+    told, resolved = rules.corrections.event_ids, rules.resolutions.keys()
+    if told or resolved:
+        names = [event.hex() for event in events]
+        kept = [pair for pair, name in zip(zip(alone, events, strict=True), names, strict=True)
+                if name not in told and name not in resolved]  # fmt: skip
         if not kept:
             return
         alone, events = [number for number, _ in kept], [event for _, event in kept]
@@ -209,7 +213,7 @@ def book_members(
     """
     booking = Booking()
     again = {member.event_id: note for member in members}
-    _book_groups(connection, index, members, rules, now_nanos, booking, again)
+    _book_groups(connection, index, members, rules, now_nanos, booking, again=again)
     return booking
 
 
@@ -250,25 +254,36 @@ def _book_groups(
     rules: Rules,
     now_nanos: int,
     booking: Booking,
+    *,
     again: Mapping[str, str | None] = _NOT_AGAIN,
+    joined: Sequence[Joined] = (),
 ) -> None:
     done: set[str] = set()
     placed: list[Placed] = []
     dues: list[Due] = []
     price_bodies: dict[str, str] = dict(booking.singles.price_bodies) if booking.singles else {}
+
+    def book(group: Sequence[Member], context: Sequence[Member]) -> None:
+        decisions = rules.decide([member.candidate for member in (*group, *context)], now_nanos)
+        for member, decision in zip(group, decisions, strict=False):
+            if decision.due_nanos is not None and decision.due_nanos > now_nanos:
+                dues.append(Due(decision.due_nanos, member.day, member.keys[0]))
+            if decision.due_nanos is not None:
+                decision = replace(decision, due_nanos=None)
+            placed.extend(_book_difference(member, decision, rules, price_bodies, again))
+
     for start in starts:
         if start.event_id in done:
             continue
         group = [start] if index.is_alone(start) else index.close_group(connection, start)
         if len(group) > 1:
             done.update(member.event_id for member in group)
-        decisions = rules.decide([member.candidate for member in group], now_nanos)
-        for member, decision in zip(group, decisions, strict=True):
-            if decision.due_nanos is not None and decision.due_nanos > now_nanos:
-                dues.append(Due(decision.due_nanos, member.day, member.keys[0]))
-            if decision.due_nanos is not None:
-                decision = replace(decision, due_nanos=None)
-            placed.extend(_book_difference(member, decision, rules, price_bodies, again))
+        book(group, ())
+    for members, ancestors, size in joined:
+        members = [member for member in members if member.event_id not in done]  # not if decided with the whole
+        if members:
+            book(members, ancestors)
+            dues.append(Due(choose_due(size, now_nanos), members[0].day, members[0].keys[0]))
     if placed or booking.singles:
         save_price_versions(connection, price_bodies)
         append_segment(connection, placed, now_nanos, booking.singles)

@@ -39,7 +39,7 @@ from otelbill_collector.ledger.corrections import (
 )
 from otelbill_collector.ledger.deadletters import save_dead_letter
 from otelbill_collector.ledger.groups import GroupIndex, GroupLimits
-from otelbill_collector.ledger.journal import find_last_segment
+from otelbill_collector.ledger.journal import find_last_segment, has_due
 from otelbill_collector.ledger.lineage import find_record, list_unpriced
 from otelbill_collector.ledger.repricing import Progress, Scope, list_outdated
 from otelbill_collector.ledger.resolutions import (
@@ -113,8 +113,12 @@ class Books:
         return self._transact(work)
 
     def post_due(self, now_nanos: int) -> Booking:
-        """Decide again the groups whose time has come."""
-        return self._transact(lambda connection: book_due(connection, self._index, self._rules, now_nanos))
+        """Decide again the groups whose time has come, some in each transaction: arrivals are booked in between."""
+        whole = Booking()
+        while self.store.read(lambda connection: has_due(connection, now_nanos)):
+            booking = self._transact(lambda connection: book_due(connection, self._index, self._rules, now_nanos))
+            whole.decided.extend(booking.decided)
+        return whole
 
     def price_waiting(self, now_nanos: int) -> int:
         """Rate again what no price covered, with the prices of today's card for its event time; returns how many.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from otelbill_collector.domain.instants import format_instant
+from otelbill_collector.ledger.compaction import forget_files
 from otelbill_collector.ledger.findings import Progress, ignore_progress
 from otelbill_collector.ledger.integrity import open_for_reading
 from otelbill_collector.ledger.journal import find_last_segment
@@ -90,6 +91,7 @@ def _finish_copy(partial: Path, events: tuple[tuple[str, int], ...]) -> int:
             copy.execute("INSERT INTO copy_event (kind, at_nanos) VALUES (?, ?)", (kind, at_nanos))
         if any(kind == RESTORE for kind, _ in events):
             _doubt_intents(copy)
+        forget_files(copy)  # they stay where the ledger was; the sidecar writes those of the copy again
         last = find_last_segment(copy)
         copy.execute("COMMIT")
         return last

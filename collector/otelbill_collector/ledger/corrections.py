@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, KeysView, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -167,8 +167,8 @@ class CorrectionBook:
             self.note(correction)
 
     @property
-    def event_ids(self) -> KeysView[str]:
-        """Events of which anything was ever said."""
+    def event_ids(self) -> Set[str]:
+        """Events of which something was ever said."""
         return self._stacks.keys()
 
     def find(self, event_id: str) -> Standing:

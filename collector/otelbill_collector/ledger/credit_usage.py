@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from otelbill_collector.domain.credits import Demand, Place
 from otelbill_collector.domain.grants import SLICE_NANOS
+from otelbill_collector.domain.instants import floor_slice
 from otelbill_collector.domain.money import parse_attos
 from otelbill_collector.domain.quantities import MICROS, to_micros
 from otelbill_collector.domain.tariffs import PARENTS
@@ -75,7 +76,8 @@ def _load_tail(connection: sqlite3.Connection, customer_id: str, before: int) ->
     sums: Sums = {}
     prices = PriceReader(connection)
     mark = find_high_water(connection, NAME)
-    for _, table in list_tables(connection, mark, ended_to=before):
+    whole = floor_slice(before - 1, SLICE_NANOS) + SLICE_NANOS  # a quarter of an hour that has begun counts, as in rows
+    for _, table in list_tables(connection, mark, ended_to=whole):
         add_table(table.filter(pc.equal(table["customer_id"], customer_id)), prices, sums)
     return [
         Demand(place, currency, price, micros, charge)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from otelbill_collector.domain.instants import DAY_NANOS, HOUR_NANOS, format_instant
 from otelbill_collector.domain.usage import Candidate
-from otelbill_collector.ledger import credit_usage, meters, rollups
+from otelbill_collector.ledger import compaction, credit_usage, meters, openings, rollups
 from otelbill_collector.ledger.claim_runs import Entries, make_entries, read_entries
 from otelbill_collector.ledger.evidence import find_segment_touched
 from otelbill_collector.ledger.findings import FINDINGS_MAX, REPLAY, RESTORE, Finding, Progress, Report, Touched
@@ -29,7 +29,8 @@ from otelbill_collector.ledger.rollups import FACT_DIMENSIONS
 from otelbill_collector.ledger.schema import migrate_schema
 from otelbill_collector.ledger.segments import build_record
 
-KEYS, ROLLUPS, WINDOWS = "claim keys", "rollups", "stripe windows"
+KEYS, ROLLUPS, WINDOWS, FILES, OPENINGS = "claim keys", "rollups", "stripe windows", "files", "open events"
+_REPLAYED_MARKS = (rollups.NAME, compaction.NAME, openings.NAME, credit_usage.NAME)
 KeyFunction = Callable[[Candidate], tuple[bytes, ...]]
 _KeyRow = tuple[int, bytes, int, int]
 _BATCH = 20_000
@@ -205,9 +206,7 @@ def check_mark(name: str, check: str, mark: int, last: int, report: Report) -> b
     if 0 <= mark <= last:
         return True
     problem = f"points at segment {mark}, the last one is {last}: usage past it would never be counted"
-    report.add(
-        Finding(check, "high_water", name, problem, REPLAY if name in (rollups.NAME, credit_usage.NAME) else RESTORE)
-    )
+    report.add(Finding(check, "high_water", name, problem, REPLAY if name in _REPLAYED_MARKS else RESTORE))
     return False
 
 
@@ -225,6 +224,26 @@ def compare_rollups(path: Path, report: Report, progress: Progress) -> None:
         for found, other in (("found", "rollup"), ("rollup", "found")):
             for row in scratch.execute(f"SELECT * FROM {found} EXCEPT SELECT * FROM {other} LIMIT {FINDINGS_MAX}"):
                 report.add(_describe_rollup(row, is_stored=found == "found"))
+
+
+def compare_openings(path: Path, report: Report, progress: Progress) -> None:
+    """The table of open events against a fresh fold up to its mark."""
+    with open_scratch(path, openings.NAME, {"found": "SELECT * FROM ledger.open_event"}) as (scratch, mark, last):
+        if not check_mark(openings.NAME, OPENINGS, mark, last, report):
+            return
+        fold_all(
+            scratch,
+            lambda: openings.fold_openings(scratch),
+            lambda: progress(OPENINGS, find_high_water(scratch, openings.NAME), mark),
+        )
+        (report.counts["open_events"],) = scratch.execute("SELECT count(*) FROM found").fetchone()
+        for found, other in (("found", "open_event"), ("open_event", "found")):
+            query = f"SELECT * FROM {found} EXCEPT SELECT * FROM {other} LIMIT {FINDINGS_MAX}"
+            for kind, nanos, event_id, *_ in scratch.execute(query):
+                problem = "is not what the segments say" if found == "found" else "should be there"
+                key = f"{ascii(kind)[1:-1]} {ascii(event_id)[1:-1]}"
+                touched = Touched((), (format_hour(nanos),), (ascii(event_id)[1:-1],))
+                report.add(Finding(OPENINGS, "open_event", key, problem, REPLAY, touched))
 
 
 def _describe_rollup(row: tuple[int | str | bytes, ...], *, is_stored: bool) -> Finding:
@@ -290,6 +309,30 @@ def _sum_hours(scratch: sqlite3.Connection, query: str) -> dict[tuple[str, str, 
         key = (meter, customer_id, hour)
         sums[key] = sums.get(key, 0) + int(amount)
     return {key: total for key, total in sums.items() if total}
+
+
+def compare_files(connection: sqlite3.Connection, path: Path, report: Report, progress: Progress) -> None:
+    """Files made of segments: each is whole, and together they hold every record up to their mark."""
+    connection.execute("BEGIN")
+    try:
+        rows = compaction.list_files(connection)
+        mark = find_high_water(connection, compaction.NAME)
+        query = "SELECT coalesce(max(segment_id), 0), coalesce(sum(record_count * (segment_id <= ?)), 0) FROM segment"
+        last, records = connection.execute(query, (mark,)).fetchone()
+    finally:
+        connection.execute("ROLLBACK")
+    if not check_mark(compaction.NAME, FILES, mark, last, report):
+        return
+    for done, row in enumerate(rows):
+        progress(FILES, done, len(rows))
+        problem = compaction.find_fault(compaction.find_folder(path), row)
+        if problem is not None:
+            report.add(Finding(FILES, "derived_file", row.name, problem, REPLAY))
+    held = sum(row.entries for row in rows if row.kind == compaction.RECORDS)
+    if held != records:
+        problem = f"the files hold {held} records, the segments up to their mark {records}"
+        report.add(Finding(FILES, "derived_file", "", problem, REPLAY))
+    report.counts["files"] = len(rows)
 
 
 def list_price_names(table: pa.Table) -> list[str]:

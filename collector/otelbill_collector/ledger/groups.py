@@ -33,7 +33,7 @@ _TABLES_MAX = 32
 
 @dataclass(frozen=True, slots=True)
 class GroupLimits:
-    """Bounds of memory: claim keys held with their spans, and stored keys remembered by the filter (2 bytes each)."""
+    """Bounds of memory: claim keys held with their spans, and stored keys remembered by the filter (3 bytes each)."""
 
     keys_max: int = 400_000
     known_keys_max: int = 50_000_000
@@ -152,6 +152,16 @@ class GroupIndex:
                         group[other.event_id] = other
                         pending.append(other)
         return [group[event_id] for event_id in sorted(group)]
+
+    def count_members(self, connection: sqlite3.Connection, member: Member) -> int:
+        """At least how many spans the group of `member` has: the most that one key of it links."""
+        counts = [1]
+        for key in member.keys:
+            if not is_twin_key(key):
+                fresh = self._find_fresh(key)
+                covered = fresh is not None and self._known.covers(member.day)
+                counts.append(len(fresh) if covered and fresh else len(self._load_key(connection, (member.day, key))))
+        return max(counts)
 
     def is_alone(self, member: Member) -> bool:
         """True when the group of `member` is known, without a query, to be itself only."""

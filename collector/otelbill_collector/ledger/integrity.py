@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from otelbill_collector.ledger import credit_checks, derived, evidence, periods, state
 from otelbill_collector.ledger.derived import KeyFunction, KeyTally, decode_text, list_price_names
-from otelbill_collector.ledger.findings import Progress, Report, ignore_progress
+from otelbill_collector.ledger.findings import REPLAY, Progress, Report, ignore_progress
 from otelbill_collector.ledger.meters import Metering
 
 _BUSY_MS = 15_000
@@ -59,13 +59,13 @@ def verify_ledger(path: Path, checks: Checks, progress: Progress = ignore_progre
         progress(state.DATABASE, 0, 0)
         whole = checks.whole or path.stat().st_size <= state.WHOLE_BYTES_MAX
         state.check_pages(connection, whole=whole, report=report)
-        _check_contents(connection, path, checks, report, progress)
+        _check_contents(connection, path, version, checks, report, progress)
         _check_state(connection, version, report, progress)
     return report.finish()
 
 
 def _check_contents(
-    connection: sqlite3.Connection, path: Path, checks: Checks, report: Report, progress: Progress
+    connection: sqlite3.Connection, path: Path, version: int, checks: Checks, report: Report, progress: Progress
 ) -> None:
     """Segments, and what is derived from them."""
     last = 0
@@ -86,6 +86,12 @@ def _check_contents(
     if report.has(evidence.CHECK):
         report.notes.append("rollups and stripe windows: not compared, because segments they come from are damaged")
         return
+    if version >= state.FILES_SINCE:
+        with report.guard(derived.FILES, "derived_file", REPLAY):
+            derived.compare_files(connection, path, report, progress)
+    if version >= state.OPENINGS_SINCE:
+        with report.guard(derived.OPENINGS, "open_event", REPLAY):
+            derived.compare_openings(path, report, progress)
     with report.guard(derived.ROLLUPS, "rollup"):
         derived.compare_rollups(path, report, progress)
     with report.guard(credit_checks.CREDITS, "credit_usage"):

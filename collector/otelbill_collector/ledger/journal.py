@@ -143,6 +143,12 @@ def take_due(connection: sqlite3.Connection, now_nanos: int, limit: int) -> list
     return [Due(*row) for row in rows]
 
 
+def has_due(connection: sqlite3.Connection, now_nanos: int) -> bool:
+    """Whether there is a group to decide again."""
+    query = "SELECT EXISTS (SELECT 1 FROM due_group WHERE due_nanos <= ?)"
+    return bool(connection.execute(query, (now_nanos,)).fetchone()[0])
+
+
 def find_high_water(connection: sqlite3.Connection, name: str) -> int:
     """Id of the last segment folded into a derived table."""
     row = connection.execute("SELECT segment_id FROM high_water WHERE name = ?", (name,)).fetchone()

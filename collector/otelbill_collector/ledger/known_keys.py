@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-_PROBES = 6
-_BITS_PER_KEY = 12  # with six probes: about one key in 300 is taken for known and is not
-_FILTER_KEYS_MAX = 1 << 22
+_PROBES = 8
+_BITS_PER_KEY = 24  # with eight probes about one key in 20,000 is taken for known and is not
+_FILTER_KEYS_MAX = 1 << 24
 _FILTER_KEYS_MIN = 1 << 14  # the first filters are small, so that a small ledger takes little memory
 _BIT = np.left_shift(np.uint8(1), np.arange(8, dtype=np.uint8))
 _THREE, _SEVEN, _HALF, _ONE = np.uint64(3), np.uint64(7), np.uint64(32), np.uint64(1)
@@ -26,9 +26,8 @@ class _Filter:
         self.keys_max = keys_max
         self.keys = 0
         self.newest_day = 0
-        bits = 1 << (keys_max * _BITS_PER_KEY - 1).bit_length()
-        self._mask = np.uint64(bits - 1)
-        self._bits: NDArray[np.uint8] = np.zeros(bits >> 3, dtype=np.uint8)
+        self._range = np.uint64(keys_max * _BITS_PER_KEY)
+        self._bits: NDArray[np.uint8] = np.zeros((keys_max * _BITS_PER_KEY >> 3) + 1, dtype=np.uint8)
 
     def add(self, hashes: Hashes, newest_day: int) -> None:
         self.keys += len(hashes)
@@ -36,7 +35,7 @@ class _Filter:
         step = _choose_step(hashes)
         place = hashes.copy()
         for _ in range(_PROBES):
-            self._set_bits(place & self._mask)
+            self._set_bits(self._choose_bits(place))
             place += step
 
     def _set_bits(self, place: Hashes) -> None:
@@ -52,7 +51,7 @@ class _Filter:
         step = _choose_step(hashes)
         place = hashes
         for _ in range(_PROBES):
-            at = place & self._mask
+            at = self._choose_bits(place)
             hit = (self._bits[at >> _THREE] & _BIT[at & _SEVEN]) != 0
             found = found[hit]
             if not len(found):
@@ -61,9 +60,13 @@ class _Filter:
             place = place[hit] + step
         return found
 
+    def _choose_bits(self, hashes: Hashes) -> Hashes:
+        """The upper halves, stretched over the filter."""
+        return (hashes >> _HALF) * self._range >> _HALF
+
 
 def _choose_step(hashes: Hashes) -> Hashes:
-    return (hashes >> _HALF) | _ONE
+    return (hashes << _HALF) | (hashes >> _HALF) | _ONE
 
 
 class KnownKeys:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from otelbill_collector.domain.ids import derive_event_id
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.ledger.claim_runs import find_claims_of_any_day
-from otelbill_collector.ledger.journal import list_tables
+from otelbill_collector.ledger.compaction import IDS, NAME, find_folder, list_files
+from otelbill_collector.ledger.identifiers import INDEXED, find_segments
+from otelbill_collector.ledger.journal import find_high_water, list_tables
+from otelbill_collector.ledger.openings import HELD, SUSPENSE, UNPRICED, list_open_records
 from otelbill_collector.ledger.segments import build_record, decode_table
 
+_SEARCHED = (*INDEXED, "explicit_event_id")
 _HEX32 = re.compile(r"[0-9a-f]{32}")
 _HEX16 = re.compile(r"[0-9a-f]{16}")
 
@@ -37,7 +43,8 @@ def list_records_by_id(connection: sqlite3.Connection, identifier: str) -> list[
 
     The id may be a record, event, trace (32 hex characters) or span id (16), a provider response id or a run id.
     """
-    hits = _search(connection, lambda table: _match_identifier(table, identifier))
+    names = _list_forms(identifier)
+    hits = _find_records(connection, names, lambda table: _match_identifier(table, identifier))
     return list_revisions(connection, {record.event_id for record in hits})
 
 
@@ -52,14 +59,17 @@ def list_key_days(connection: sqlite3.Connection, key: bytes) -> list[int]:
 
 def list_revisions(connection: sqlite3.Connection, event_ids: Iterable[str]) -> list[UsageRecord]:
     """Every record of the events, in booking order."""
-    wanted = pa.array(sorted(event_ids), type=pa.string())
-    return _search(connection, lambda table: pc.is_in(table["event_id"], value_set=wanted)) if len(wanted) else []
+    names = sorted(event_ids)
+    wanted = pa.array(names, type=pa.string())
+    keys = [name.encode() for name in names]
+    return _find_records(connection, keys, lambda table: pc.is_in(table["event_id"], value_set=wanted))
 
 
 def list_trace(connection: sqlite3.Connection, trace_ids: Iterable[bytes]) -> list[UsageRecord]:
     """Every record of the spans of these traces, in booking order."""
-    wanted = pa.array(sorted(trace_ids), type=pa.binary())
-    return _search(connection, lambda table: pc.is_in(table["trace_id"], value_set=wanted)) if len(wanted) else []
+    keys = sorted(trace_ids)
+    wanted = pa.array(keys, type=pa.binary())
+    return _find_records(connection, keys, lambda table: pc.is_in(table["trace_id"], value_set=wanted))
 
 
 def list_window_records(
@@ -75,31 +85,18 @@ def list_window_records(
 
 
 def list_suspense(connection: sqlite3.Connection, *, limit: int = 1_000) -> list[UsageRecord]:
-    """Bookings in force that are billable but belong to no customer yet."""
-    return _list_in_force(connection, lambda table: pc.and_(table["billable"], pc.is_null(table["customer_id"])), limit)
+    """Bookings in force that are billable but belong to no customer yet, by event time."""
+    return list_open_records(connection, (SUSPENSE,), limit)
 
 
 def list_unsettled(connection: sqlite3.Connection, *, limit: int = 1_000) -> list[UsageRecord]:
-    """Bookings in force that are held (usage not known) or unpriced."""
-    states = pa.array(["held", "unpriced"])
-    return _list_in_force(connection, lambda table: pc.is_in(table["rating"], value_set=states), limit)
+    """Bookings in force that are held (usage not known) or unpriced, by event time."""
+    return list_open_records(connection, (HELD, UNPRICED), limit)
 
 
 def list_unpriced(connection: sqlite3.Connection, *, limit: int) -> list[UsageRecord]:
-    """Bookings in force that no price covered."""
-    return _list_in_force(connection, lambda table: pc.equal(table["rating"], "unpriced"), limit)
-
-
-def _list_in_force(
-    connection: sqlite3.Connection, match: Callable[[pa.Table], pa.ChunkedArray], limit: int
-) -> list[UsageRecord]:
-    in_force: dict[str, UsageRecord] = {}
-    for record in _search(connection, match):
-        if record.sign > 0:
-            in_force[record.event_id] = record
-        elif record.event_id in in_force and in_force[record.event_id].revision == record.revision:
-            del in_force[record.event_id]
-    return list(in_force.values())[:limit]
+    """Bookings in force that no price covered, by event time."""
+    return list_open_records(connection, (UNPRICED,), limit)
 
 
 def _match_identifier(table: pa.Table, identifier: str) -> pa.ChunkedArray:
@@ -117,6 +114,45 @@ def _match_identifier(table: pa.Table, identifier: str) -> pa.ChunkedArray:
     else:
         mask = pc.or_(mask, pc.fill_null(pc.equal(table["explicit_event_id"], text), False))
     return mask
+
+
+def _list_forms(identifier: str) -> list[bytes]:
+    """What an identifier may look like in an indexed column."""
+    text, lowered = identifier.strip(), identifier.strip().lower()
+    forms = [text.encode(), derive_event_id(b"", b"", text).encode()]
+    if _HEX32.fullmatch(lowered) or _HEX16.fullmatch(lowered):
+        forms += [lowered.encode(), bytes.fromhex(lowered)]
+    return forms
+
+
+def _find_records(
+    connection: sqlite3.Connection, keys: Sequence[bytes], match: Callable[[pa.Table], pa.ChunkedArray]
+) -> list[UsageRecord]:
+    """Records that match, of which every one has one of the keys in an indexed column; in booking order."""
+    if not keys:
+        return []
+    found: list[UsageRecord] = []
+    for body in _list_bodies(connection, keys):
+        mask = match(decode_table(body, _SEARCHED))
+        if pc.any(mask).as_py():
+            found.extend(build_record(row) for row in decode_table(body).filter(mask).to_pylist())
+    return found
+
+
+def _list_bodies(connection: sqlite3.Connection, keys: Sequence[bytes]) -> Iterator[bytes]:
+    """Segments that may hold one of the keys: those that the id files name, and all that are not in those yet."""
+    mark = find_high_water(connection, NAME)
+    (ledger,) = (Path(file) for _, name, file in connection.execute("PRAGMA database_list") if name == "main")
+    try:
+        segments = find_segments([find_folder(ledger).joinpath(row.name) for row in list_files(connection, IDS)], keys)
+    except (OSError, ValueError):  # lost files are written again by the sidecar; until then, every segment is read
+        segments, mark = set(), 0
+    for segment_id in sorted(segments):
+        yield from (
+            body for (body,) in connection.execute("SELECT body FROM segment WHERE segment_id = ?", (segment_id,))
+        )
+    query = "SELECT body FROM segment WHERE segment_id > ? ORDER BY segment_id"
+    yield from (body for (body,) in connection.execute(query, (mark,)))
 
 
 def _search(

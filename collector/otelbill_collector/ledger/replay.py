@@ -1,9 +1,8 @@
 """Derived tables built again from the segments, in one transaction, and compared with what stood there.
 
-Rollups, credit usage and claim keys are functions of the segments alone. Stripe's windows are left as they are: a
-window carries what was settled into intents that may be at Stripe already, and which records it was to count was the
-configuration's to say at that time. `verify` compares their totals; a difference there is corrected by adjustments,
-not by rebuilding.
+Rollups and claim keys are functions of the segments alone. Stripe's windows are left as they are: a window carries what
+was settled into intents that may be at Stripe already, and which records it was to count was the configuration's to
+say at that time. `verify` compares their totals; a difference there is corrected by adjustments, not by rebuilding.
 """
 
 from __future__ import annotations
@@ -14,14 +13,19 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from otelbill_collector.ledger import credit_usage, evidence, rollups
+from otelbill_collector.ledger import credit_usage, evidence, openings, rollups
 from otelbill_collector.ledger.claim_runs import append_claims
 from otelbill_collector.ledger.credits import list_customers, mark_changed
-from otelbill_collector.ledger.derived import ROLLUPS, KeyFunction, derive_key_rows
+from otelbill_collector.ledger.derived import OPENINGS, ROLLUPS, KeyFunction, derive_key_rows
 from otelbill_collector.ledger.findings import Progress, Report, ignore_progress
 from otelbill_collector.ledger.journal import find_high_water, find_last_segment, save_high_water
 
-_REPLAYED = ("claim_key", "claim_run", "claim_chunk", "rollup", "credit_usage")
+_REPLAYED = ("claim_key", "claim_run", "claim_chunk", "rollup", "open_event", "credit_usage")
+_FOLDS: dict[str, tuple[str, Callable[[sqlite3.Connection], int]]] = {
+    rollups.NAME: (ROLLUPS, rollups.fold_rollups),
+    openings.NAME: (OPENINGS, openings.fold_openings),
+    credit_usage.NAME: ("credit usage", lambda connection: credit_usage.fold_credit_usage(connection)[0]),
+}
 
 
 class ReplayRefused(RuntimeError):
@@ -48,7 +52,9 @@ def replay_derived(
 ) -> list[Replayed]:
     """Build claim keys and rollups again. Call inside a write transaction. Raises ReplayRefused, changing nothing."""
     last = find_last_segment(connection)
-    bounds = {name: min(max(find_high_water(connection, name), 0), last) for name in (rollups.NAME, credit_usage.NAME)}
+    bounds = {name: min(max(find_high_water(connection, name), 0), last) for name in _FOLDS}
+    if not bounds[credit_usage.NAME]:
+        del bounds[credit_usage.NAME]  # nobody has credits: nothing was ever folded
     # Segments from before the runs keep their keys where they are.
     (rows_upto,) = connection.execute("SELECT coalesce(max(segment_id), 0) FROM claim_key").fetchone()
     for table in _REPLAYED:
@@ -57,15 +63,13 @@ def replay_derived(
     connection.execute("DELETE FROM row_seal WHERE table_name = 'claim_run'")  # of rows that were lost, too
     try:
         _rebuild_keys(connection, last, min(rows_upto, last), keys_of, progress)
-        for name, fold in (
-            (rollups.NAME, lambda: rollups.fold_rollups(connection)),
-            (credit_usage.NAME, lambda: credit_usage.fold_credit_usage(connection)[0]),
-        ):
-            _rebuild_folded(connection, name, bounds[name], fold, progress)
+        for name, bound in bounds.items():
+            _fold_again(connection, name, bound, progress)
         mark_changed(connection, list_customers(connection))  # what was posted may have followed damaged rows
         replayed = [_compare(connection, table) for table in _REPLAYED]
-        while rollups.fold_rollups(connection):  # what came after the mark is new, not different
-            pass
+        for name in bounds:
+            while _FOLDS[name][1](connection):  # what came after the mark is new, not different
+                pass
         return replayed
     finally:
         for table in _REPLAYED:
@@ -91,17 +95,15 @@ def _rebuild_keys(
         raise ReplayRefused(f"{first.describe()}; {first.remedy}")
 
 
-def _rebuild_folded(
-    connection: sqlite3.Connection, name: str, bound: int, fold: Callable[[], int], progress: Progress
-) -> None:
-    if not bound and name == credit_usage.NAME:
-        return  # nobody has credits: nothing was ever folded
+def _fold_again(connection: sqlite3.Connection, name: str, bound: int, progress: Progress) -> None:
+    """Fold an emptied table up to where it stood."""
+    step, fold = _FOLDS[name]
     save_high_water(connection, name, 0)
     # A name is looked for in `temp` first: the fold sees the segments up to the mark and no others.
     connection.execute(f"CREATE TEMP VIEW segment AS SELECT * FROM main.segment WHERE segment_id <= {bound}")
     try:
-        while fold():
-            progress(ROLLUPS, find_high_water(connection, name), bound)
+        while fold(connection):
+            progress(step, find_high_water(connection, name), bound)
     finally:
         connection.execute("DROP VIEW temp.segment")
 

@@ -208,12 +208,14 @@ def _save_sums(connection: sqlite3.Connection, hour: int, values: tuple[str, ...
 
 
 def _list_rollups(connection: sqlite3.Connection, query: UsageQuery) -> Iterator[tuple[int, tuple[str, ...], Sums]]:
-    rows = connection.execute(
-        "SELECT * FROM rollup WHERE hour_nanos >= ? AND hour_nanos < ?",
-        (
-            query.from_nanos if query.from_nanos is not None else -(2**62),
-            query.to_nanos if query.to_nanos is not None else 2**62,
-        ),
-    )
+    clauses = "hour_nanos >= ? AND hour_nanos < ?"
+    values: list[int | str] = [
+        query.from_nanos if query.from_nanos is not None else -(2**62),
+        query.to_nanos if query.to_nanos is not None else 2**62,
+    ]
+    if "customer" in query.where:
+        clauses += " AND customer_id = ?"
+        values.append(query.where["customer"])
+    rows = connection.execute(f"SELECT * FROM rollup WHERE {clauses}", values)
     for row in rows:
         yield row[0], tuple(row[1:9]), _read_sums(row[9:])

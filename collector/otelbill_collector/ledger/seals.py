@@ -98,6 +98,11 @@ SEALED = (
         tuple("customer_id at_nanos project_id step model unit currency charge_attos origin booked_nanos".split()),
     ),
     Sealed("credit_post", ("customer_id",), ("until_nanos", "next_nanos", "dirty")),
+    Sealed(
+        "derived_file",
+        ("name",),
+        tuple("kind day level segment_first segment_last entries size_bytes digest".split()),
+    ),
 )
 
 

@@ -25,8 +25,11 @@ DATABASE, SCHEMA, SEALS, PRICES, LETTERS, OUTBOX = (
     "outbox",
 )
 SEALS_SINCE = 5  # the schema version that has row_seal
+FILES_SINCE = 9  # and derived_file
+OPENINGS_SINCE = 10  # and open_event
 WHOLE_BYTES_MAX = 2 * 1024**3  # larger files are not checked page by page in one long snapshot
 _HEADER_BYTES = 100
+_DERIVED_MARKS = (("high_water", "rollup"), ("high_water", "parquet"), ("high_water", "open"), ("high_water", "credit"))
 
 
 def check_header(path: Path, version: int, report: Report) -> None:
@@ -114,7 +117,7 @@ def _check_seals_of(connection: sqlite3.Connection, sealed: Sealed, report: Repo
     for broken in list_broken_seals(connection, sealed):
         touched = _find_touched(connection, sealed, broken.row_key)
         key = broken.row_key.encode("utf-8", "backslashreplace").decode()
-        derived_again = broken.table == "claim_run" or (broken.table, key) in _MARKS_REPLAYED
+        derived_again = broken.table in ("claim_run", "derived_file") or (broken.table, key) in _DERIVED_MARKS
         remedy = REPLAY if derived_again else RESTORE
         report.add(Finding(SEALS, broken.table, key, broken.problem, remedy, touched))
     known = [sealed.table for sealed in SEALED]
@@ -125,7 +128,6 @@ def _check_seals_of(connection: sqlite3.Connection, sealed: Sealed, report: Repo
             report.add(Finding(SEALS, "row_seal", f"{table!a} {row_key!a}", "seals no table there is", RESTORE))
 
 
-_MARKS_REPLAYED = (("high_water", "rollup"), ("high_water", "credit"))
 _TOUCHED = {
     "credit_grant": "SELECT customer_id, NULL, start_nanos FROM credit_grant WHERE grant_id = ?",
     "credit_transfer": "SELECT customer_id, NULL, at_nanos FROM credit_transfer WHERE transfer_id = ?",

@@ -145,6 +145,34 @@ def test_spans_of_one_shape_are_told_apart(spans: list[TestSpan]) -> None:
     check(build_request(spans))
 
 
+_INPUT, _OUTPUT = "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"
+_SIZES = {
+    _INPUT: (0, 127, 128, 1_023, 1_024, 1_150, 1_150, 1_150),
+    _OUTPUT: (0, 1, 30),
+    "gen_ai.usage.cache_read.input_tokens": (0, 5, 900, 1_030),
+    "gen_ai.usage.cache_creation.input_tokens": (0, 0, 0, 130),
+    "gen_ai.usage.reasoning.output_tokens": (0, 1, 29, 31),
+    "gen_ai.usage.total_tokens": (0, 1_180, 3_030, 4_030),
+    "gen_ai.usage.cache_creation.ephemeral_1h_input_tokens": (0, 9),
+}
+_SHAPES = ((), (2,), (2, 3), (2, 4), (2, 3, 5), (2, 3, 4, 5, 6))
+
+
+@pytest.mark.parametrize("scope", sorted({row.scopes[0].replace("*", "x") for row in list_dialects()}))
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_counts_at_every_threshold_are_told_apart_for_every_emitter(scope: str, provider: str) -> None:
+    """Zero or not, above or below what a fault asks for, sums that cannot be: none takes the outcome of another."""
+    chance = random.Random(scope)
+    base = {**CHAT, "gen_ai.provider.name": provider, "llm.request.type": "chat"}
+    spans = []
+    for places in _SHAPES:
+        names = (_INPUT, _OUTPUT, *(list(_SIZES)[place] for place in places))
+        for number in range(30):
+            counts = {name: chance.choice(_SIZES[name]) for name in names}
+            spans.append(TestSpan(str(number), base | counts, scope=scope))
+    check(build_request(spans))
+
+
 def test_two_attributes_of_one_name_are_one_as_the_rules_read_them() -> None:
     """The last one wins, also where the shape was met before."""
     message = build_message([TestSpan("a", CHAT), TestSpan("b", CHAT)])

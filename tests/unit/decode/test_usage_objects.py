@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
 
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from otelbill_collector.decode.quantities import split_counts
 from otelbill_collector.decode.usage_objects import (
@@ -143,3 +147,29 @@ def test_a_recorded_response_gives_id_and_usage() -> None:
     assert chain is not None
     assert chain.response_id is None
     assert chain.counts.cache_read == 60
+
+
+_literals = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3) | st.tuples(inner)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.lists(_literals) | st.dictionaries(st.text("abcNone'\"\\ {", max_size=6), _literals, max_size=4))
+def test_a_python_literal_is_read_as_python_reads_it(document: object) -> None:
+    """The shorter way for plain reprs takes nothing for something else, quotes and escapes inside texts included."""
+    whole = repr(document)
+    for text in (whole, whole.replace("'", '"'), whole.replace(", ", ",'None' "), whole.replace("None", "null")):
+        try:
+            plain = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            try:
+                plain = ast.literal_eval(text)
+            except (ValueError, SyntaxError, TypeError):
+                plain = None
+        found = parse_document(text)
+        assert found == plain
+        assert repr(found) == repr(plain)

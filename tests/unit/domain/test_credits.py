@@ -153,7 +153,7 @@ def test_a_grant_pays_only_inside_its_scope(scope: Scope, expected: dict[str, st
 
 def test_units_burn_before_money_and_money_pays_the_rest() -> None:
     """1,000 tokens at $0.002 are $2. A grant of 400 tokens pays 400 x 0.002 = 0.80, one of $1 pays 1.00 of the 1.20
-    that remain, and 0.20 is overage: 600 - 500 = 100 tokens at 0.002.
+    that remain, and 0.20 is overage.
     """
     units, money = tokens("units", 400, priority=9), usd("money", "1", priority=1)
     burned = burn([money, units], (), [said("10", 1_000, "0.002")], at("11"))

@@ -20,8 +20,11 @@ USAGE = EventNames(
     provider="openai",
     model="gpt-4o-mini-2024-07-18",
     request_model="gpt-4o-mini",
+    service_tier="Batch",
     customer_id="acme",
     step="research",
+    group="enterprise",
+    contract="c-17",
 )
 
 # From the most specific to the least; each must win over all that follow.
@@ -30,22 +33,33 @@ BY_RANK = [
     Selector(customer_id="acme", step="research"),
     Selector(customer_id="acme", model="gpt-4o-mini-2024-07-18"),
     Selector(customer_id="acme"),
+    Selector(contract="c-17", group="enterprise"),
+    Selector(contract="c-17"),
+    Selector(group="enterprise", step="research"),
+    Selector(group="enterprise"),
     Selector(step="research", model="gpt-4o*"),
     Selector(step="research"),
     Selector(model="GPT-4o-mini-2024-07-18", provider="OpenAI"),
     Selector(model="gpt-4o-mini-2024-07-18"),
     Selector(model="gpt-4o-mini"),
     Selector(model="gpt-4o-mini*", provider="openai"),
+    Selector(model="gpt-4o-mini*", service_tier="batch"),
     Selector(model="gpt-4o-mini*"),
+    Selector(model="gpt-*-mini*"),  # 9 characters, where the one before has 11
+    Selector(model="*4o-mini*"),
     Selector(model="gpt*", provider="openai"),
     Selector(model="gpt*"),
+    Selector(provider="openai", service_tier="batch"),
     Selector(provider="openai"),
+    Selector(service_tier="batch"),
     Selector(),
 ]
 
 
 def test_most_specific_price_wins() -> None:
-    """Customer counts before step, step before model, exact before prefix, longer prefix first, provider last."""
+    """Customer counts before contract, group, step, model, provider, service tier; an exact model before a pattern, the
+    longer pattern before the shorter.
+    """
     for rank in range(len(BY_RANK)):
         prices = [ChargePrice("u", index, selector) for index, selector in enumerate(BY_RANK) if index >= rank]
         found = find_entry(reversed(prices), USAGE, 0)

@@ -9,6 +9,7 @@ import pytest
 
 from otelbill_collector.app import build_rules
 from otelbill_collector.config import Config
+from otelbill_collector.ledger.booking import Alone
 from otelbill_collector.ledger.books import Books
 from otelbill_collector.ledger.groups import GroupLimits
 from otelbill_collector.rules import claim_keys
@@ -44,7 +45,10 @@ def bill(folder: Path, spans: list[TestSpan], limits: GroupLimits) -> tuple[obje
         if start % 25 == 0:
             books.reopen()
             rules = build_rules(Config())
-            books.books = Books(books.store, claim_keys=claim_keys, decide=rules.decide, rate=rules.rate, limits=limits)
+            alone = Alone(rules.stands_alone, rules.rate_alone)
+            books.books = Books(
+                books.store, claim_keys=claim_keys, decide=rules.decide, rate=rules.rate, alone=alone, limits=limits
+            )
             books.stages = type(books.stages)(books.stages.select, books.books, books.stages.limits)
         duplicates += books.post(*spans[start : start + 5], now=NOW + 9 * DAY).duplicate
     usage = books.usage("customer", "model", "day", "trace", "reason")

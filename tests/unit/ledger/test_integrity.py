@@ -30,7 +30,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def ledger(sound: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(sound, tmp_path / "ledger.sqlite"))
+    return Path(shutil.copytree(sound.parent, tmp_path / "ledger")) / "ledger.sqlite"
 
 
 def test_a_sound_ledger_has_no_findings(ledger: Path) -> None:
@@ -63,6 +63,7 @@ def test_every_column_is_proven_by_something() -> None:
         "claim_key": None,
         "rollup": None,
         "credit_usage": None,
+        "open_event": None,
         "price_version": None,
         "row_seal": None,
     }
@@ -104,6 +105,13 @@ DAMAGE = [
     ("UPDATE rollup SET quantities = 'no json'", "rollup", REPLAY),
     ("UPDATE high_water SET segment_id = 99 WHERE name = 'rollup'", "high_water rollup", REPLAY),
     ("UPDATE high_water SET segment_id = 2 WHERE name = 'stripe'", "stripe_window", None),
+    ("UPDATE high_water SET segment_id = 99 WHERE name = 'parquet'", "high_water parquet", REPLAY),
+    ("UPDATE high_water SET segment_id = 2 WHERE name = 'parquet'", "derived_file", REPLAY),
+    ("UPDATE high_water SET segment_id = 99 WHERE name = 'open'", "high_water open", REPLAY),
+    ("UPDATE open_event SET event_id = 'nobody'", "open_event unpriced nobody", REPLAY),
+    ("DELETE FROM open_event", "open_event unpriced", REPLAY),
+    ("UPDATE derived_file SET digest = zeroblob(32)", "derived_file", REPLAY),
+    ("DELETE FROM derived_file WHERE kind = 'records'", "derived_file", REPLAY),
     ("UPDATE price_version SET body = body || ' '", "price_version", RESTORE),
     ("DELETE FROM price_version", "price_version", RESTORE),
     ("UPDATE correction SET value = 'umbrella'", "correction 1", RESTORE),

@@ -1,0 +1,101 @@
+"""Which segments hold an id: sorted files of 8-byte entries, a hash of the id above the segment. Owns their content.
+
+A hash of 32 bits may lead to a segment that does not hold the id; whoever finds one looks at its records. An id that
+is in a segment is always found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+INDEXED = ("event_id", "record_id", "trace_id", "span_id", "response_id", "run_id")
+ENTRY_BYTES = 8
+
+Entries = NDArray[np.uint64]
+_HASHED_BYTES_MAX = 256  # of one id
+_SEGMENT_BITS = np.uint64(32)
+
+
+def make_entries(tables: Iterable[tuple[int, pa.Table]]) -> Entries:
+    """The sorted entries of every id in (segment id, columns)."""
+    found = [
+        (_hash_values(column) << _SEGMENT_BITS) | np.uint64(segment_id)
+        for segment_id, table in tables
+        for column in _list_columns(table)
+    ]
+    return np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.uint64)
+
+
+def _list_columns(table: pa.Table) -> Iterator[pa.Array]:
+    for name in INDEXED:
+        for chunk in table[name].chunks:
+            values = pc.drop_null(chunk.cast(pa.binary()))
+            if len(values):
+                yield values
+
+
+def _hash_values(column: pa.Array) -> Entries:
+    """32 mixed bits for each value of a binary column without nulls."""
+    _, offsets, body = column.buffers()
+    places = np.frombuffer(offsets, dtype="<i4")[column.offset : column.offset + len(column) + 1].astype(np.int64)
+    raw = np.frombuffer(body, dtype=np.uint8) if body else np.empty(0, np.uint8)
+    lengths = np.diff(places)
+    used = np.minimum(lengths, _HASHED_BYTES_MAX)
+    width = max(8, -(-int(used.max()) // 8) * 8)
+    padded = np.zeros(len(column) * width, dtype=np.uint8)
+    starts = np.cumsum(used) - used
+    inside = np.arange(int(used.sum())) - np.repeat(starts, used)
+    rows = np.repeat(np.arange(len(column)), used)
+    padded[rows * width + inside] = raw[np.repeat(places[:-1], used) + inside]
+    mixed = _mix(lengths.astype(np.uint64))
+    words = padded.view("<u8").reshape(len(column), -1)
+    filled = (used + 7) >> 3
+    for index in range(words.shape[1]):  # a value's hash does not depend on how long others are
+        mixed = np.where(index < filled, _mix(mixed ^ words[:, index]), mixed)
+    hashes: Entries = mixed >> _SEGMENT_BITS
+    return hashes
+
+
+def _mix(values: Entries) -> Entries:
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
+    return values ^ (values >> np.uint64(31))
+
+
+def write_entries(path: Path, entries: Entries) -> int:
+    """Write sorted entries; returns how many."""
+    path.write_bytes(entries.astype("<u8").tobytes())
+    return len(entries)
+
+
+def merge_entries(path: Path, sources: Sequence[Path]) -> int:
+    """Write the entries of several files as one; returns how many."""
+    return write_entries(path, np.sort(np.concatenate([_open_entries(source) for source in sources]), kind="stable"))
+
+
+def find_segments(paths: Sequence[Path], ids: Iterable[bytes]) -> set[int]:
+    """Segments that may hold one of the ids; every segment that does is among them. Raises OSError, ValueError."""
+    wanted = [value for value in ids if value]
+    if not wanted:
+        return set()
+    firsts = np.unique(_hash_values(pa.array(wanted, type=pa.binary()))) << _SEGMENT_BITS
+    found: set[int] = set()
+    for path in paths:
+        entries = _open_entries(path)
+        starts = np.searchsorted(entries, firsts)
+        ends = np.searchsorted(entries, firsts | np.uint64(0xFFFFFFFF), side="right")
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            found.update((entries[start:end] & np.uint64(0xFFFFFFFF)).tolist())
+    return found
+
+
+def _open_entries(path: Path) -> Entries:
+    if not path.stat().st_size:
+        return np.empty(0, dtype=np.uint64)
+    return np.memmap(path, dtype="<u8", mode="r")

@@ -1,0 +1,108 @@
+"""Events that wait for somebody: in suspense, held, unpriced. Owns their table, folded from segments exactly once.
+
+A booking opens, its reversal closes; both carry the same event time and state. Readers add what is past the mark.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from otelbill_collector.domain.records import UsageRecord
+from otelbill_collector.ledger.journal import find_high_water, save_high_water
+from otelbill_collector.ledger.segments import build_record, decode_table
+
+NAME = "open"
+SUSPENSE, HELD, UNPRICED = "suspense", "held", "unpriced"
+
+_RATINGS = pa.array([HELD, UNPRICED])
+_COLUMNS = ("event_id", "revision", "sign", "ended_nanos", "rating", "billable", "customer_id")
+_FOLD_SEGMENTS_MAX = 512
+
+
+class Opening(NamedTuple):
+    """A row of open_event: which booking of which event waits for what, and where it stands."""
+
+    kind: str
+    ended_nanos: int
+    event_id: str
+    revision: int
+    segment_id: int
+    position: int
+
+
+def fold_openings(connection: sqlite3.Connection) -> int:
+    """Fold segments past the mark into the table; returns how many. Call inside a write transaction."""
+    mark = find_high_water(connection, NAME)
+    folded = 0
+    for segment_id, table in _list_columns(connection, mark):
+        for sign, item in _list_changes(segment_id, table):
+            if sign > 0:
+                connection.execute("INSERT OR REPLACE INTO open_event VALUES (?, ?, ?, ?, ?, ?)", item)
+            else:
+                connection.execute(
+                    "DELETE FROM open_event WHERE kind = ? AND ended_nanos = ? AND event_id = ? AND revision = ?",
+                    item[:4],
+                )
+        mark, folded = segment_id, folded + 1
+        if folded >= _FOLD_SEGMENTS_MAX:
+            break
+    if folded:
+        save_high_water(connection, NAME, mark)
+    return folded
+
+
+def list_open_records(connection: sqlite3.Connection, kinds: Sequence[str], limit: int) -> list[UsageRecord]:
+    """Bookings in force of these kinds, by event time."""
+    opened: dict[tuple[str, str], Opening] = {}
+    closed: set[tuple[str, int, str, int]] = set()
+    for segment_id, table in _list_columns(connection, find_high_water(connection, NAME)):
+        for sign, item in _list_changes(segment_id, table):
+            if sign > 0:
+                opened[item.kind, item.event_id] = item
+            elif opened.get((item.kind, item.event_id), item).revision == item.revision:
+                opened.pop((item.kind, item.event_id), None)
+                closed.add(item[:4])
+    found = [item for item in opened.values() if item.kind in kinds]
+    query = "SELECT * FROM open_event WHERE kind = ? ORDER BY ended_nanos, event_id LIMIT ?"
+    for kind in kinds:
+        stored = map(Opening._make, connection.execute(query, (kind, limit + len(closed))))
+        found += [item for item in stored if item[:4] not in closed]
+    found.sort(key=lambda item: (item.ended_nanos, item.event_id))
+    return _load_records(connection, found[:limit])
+
+
+def _load_records(connection: sqlite3.Connection, openings: Sequence[Opening]) -> list[UsageRecord]:
+    wanted: dict[int, list[int]] = {}
+    for item in openings:
+        wanted.setdefault(item.segment_id, []).append(item.position)
+    records: dict[tuple[int, int], UsageRecord] = {}
+    for segment_id, positions in wanted.items():
+        (body,) = connection.execute("SELECT body FROM segment WHERE segment_id = ?", (segment_id,)).fetchone()
+        rows = decode_table(body).take(positions).to_pylist()
+        for position, row in zip(positions, rows, strict=True):
+            records[segment_id, position] = build_record(row)
+    return [records[item.segment_id, item.position] for item in openings]
+
+
+def _list_columns(connection: sqlite3.Connection, after: int) -> Iterator[tuple[int, pa.Table]]:
+    query = "SELECT segment_id, body FROM segment WHERE segment_id > ? ORDER BY segment_id"
+    for segment_id, body in connection.execute(query, (after,)):
+        yield segment_id, decode_table(body, _COLUMNS)
+
+
+def _list_changes(segment_id: int, table: pa.Table) -> Iterator[tuple[int, Opening]]:
+    """(sign, row) of every record that opens or closes something, in order."""
+    waits = pc.is_in(table["rating"], value_set=_RATINGS)
+    nobody = pc.and_(table["billable"], pc.is_null(table["customer_id"]))
+    positions = pc.indices_nonzero(pc.or_(waits, nobody))
+    for position, row in zip(positions.to_pylist(), table.take(positions).to_pylist(), strict=True):
+        place = (row["ended_nanos"], row["event_id"], row["revision"], segment_id, position)
+        if row["rating"] in (HELD, UNPRICED):
+            yield row["sign"], Opening(row["rating"], *place)
+        if row["billable"] and row["customer_id"] is None:
+            yield row["sign"], Opening(SUSPENSE, *place)
