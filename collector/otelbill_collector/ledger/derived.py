@@ -192,7 +192,7 @@ def decode_text(raw: bytes) -> str:
 
 
 def fold_all(scratch: sqlite3.Connection, fold: Callable[[], int], advance: Callable[[], None]) -> None:
-    """Fold until nothing is left, in one transaction."""
+    """Call a fold of the scratch database until nothing is left, a transaction each."""
     folded = 1
     while folded:
         scratch.execute("BEGIN")
@@ -210,9 +210,12 @@ def check_mark(name: str, check: str, mark: int, last: int, report: Report) -> b
     return False
 
 
-def compare_rollups(path: Path, report: Report, progress: Progress) -> None:
-    """The rollup table against a fresh fold up to its mark."""
-    with open_scratch(path, rollups.NAME, {"found": "SELECT * FROM ledger.rollup"}) as (scratch, mark, last):
+def compare_rollups(path: Path, report: Report, progress: Progress, *, has_days: bool = True) -> None:
+    """The rollup tables against a fresh fold up to their mark."""
+    copies = {"found": "SELECT * FROM ledger.rollup"}
+    if has_days:
+        copies["found_days"] = "SELECT * FROM ledger.rollup_day"
+    with open_scratch(path, rollups.NAME, copies) as (scratch, mark, last):
         if not check_mark(rollups.NAME, ROLLUPS, mark, last, report):
             return
         fold_all(
@@ -224,6 +227,11 @@ def compare_rollups(path: Path, report: Report, progress: Progress) -> None:
         for found, other in (("found", "rollup"), ("rollup", "found")):
             for row in scratch.execute(f"SELECT * FROM {found} EXCEPT SELECT * FROM {other} LIMIT {FINDINGS_MAX}"):
                 report.add(_describe_rollup(row, is_stored=found == "found"))
+        for found, other in (("found_days", "rollup_day"), ("rollup_day", "found_days")) if has_days else ():
+            query = f"SELECT * FROM {found} EXCEPT SELECT * FROM {other} LIMIT {FINDINGS_MAX}"
+            for customer, day, *rest in scratch.execute(query):
+                row = (day, customer, *rest)
+                report.add(_describe_rollup(row, is_stored=found == "found_days", table="rollup_day"))
 
 
 def compare_openings(path: Path, report: Report, progress: Progress) -> None:
@@ -246,14 +254,14 @@ def compare_openings(path: Path, report: Report, progress: Progress) -> None:
                 report.add(Finding(OPENINGS, "open_event", key, problem, REPLAY, touched))
 
 
-def _describe_rollup(row: tuple[int | str | bytes, ...], *, is_stored: bool) -> Finding:
+def _describe_rollup(row: tuple[int | str | bytes, ...], *, is_stored: bool, table: str = "rollup") -> Finding:
     names = (repr(value) if isinstance(value, bytes) else str(value) for value in row[1:9])
     facts = dict(zip(FACT_DIMENSIONS, names, strict=True))
     hour = format_hour(row[0])
     key = " ".join((hour, *(f"{name}={value}" for name, value in facts.items() if value)))
     problem = "is not what the segments add up to" if is_stored else "should be there, with the sums of its segments"
     touched = Touched((facts["customer"] or "(suspense)",), (hour,))
-    return Finding(ROLLUPS, "rollup", key.encode("utf-8", "backslashreplace").decode(), problem, REPLAY, touched)
+    return Finding(ROLLUPS, table, key.encode("utf-8", "backslashreplace").decode(), problem, REPLAY, touched)
 
 
 def format_hour(nanos: object) -> str:

@@ -29,7 +29,10 @@ def make_entries(tables: Iterable[tuple[int, pa.Table]]) -> Entries:
         for segment_id, table in tables
         for column in _list_columns(table)
     ]
-    return np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.uint64)
+    if not found:
+        return np.empty(0, dtype=np.uint64)
+    entries = np.sort(np.concatenate(found))  # several times as fast as np.unique
+    return entries[np.concatenate(([True], entries[1:] != entries[:-1]))]
 
 
 def _list_columns(table: pa.Table) -> Iterator[pa.Array]:

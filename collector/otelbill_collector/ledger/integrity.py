@@ -93,7 +93,7 @@ def _check_contents(
         with report.guard(derived.OPENINGS, "open_event", REPLAY):
             derived.compare_openings(path, report, progress)
     with report.guard(derived.ROLLUPS, "rollup"):
-        derived.compare_rollups(path, report, progress)
+        derived.compare_rollups(path, report, progress, has_days=version >= state.DAYS_SINCE)
     with report.guard(credit_checks.CREDITS, "credit_usage"):
         if credit_checks.has_credits(connection):
             credit_checks.compare_credit_usage(path, report, progress)

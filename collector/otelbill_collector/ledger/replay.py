@@ -20,7 +20,7 @@ from otelbill_collector.ledger.derived import OPENINGS, ROLLUPS, KeyFunction, de
 from otelbill_collector.ledger.findings import Progress, Report, ignore_progress
 from otelbill_collector.ledger.journal import find_high_water, find_last_segment, save_high_water
 
-_REPLAYED = ("claim_key", "claim_run", "claim_chunk", "rollup", "open_event", "credit_usage")
+_REPLAYED = ("claim_key", "claim_run", "claim_chunk", "rollup", "rollup_day", "open_event", "credit_usage")
 _FOLDS: dict[str, tuple[str, Callable[[sqlite3.Connection], int]]] = {
     rollups.NAME: (ROLLUPS, rollups.fold_rollups),
     openings.NAME: (OPENINGS, openings.fold_openings),

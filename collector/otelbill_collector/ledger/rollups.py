@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -47,29 +48,55 @@ class UnknownDimension(ValueError):
     """A dimension that usage cannot be grouped by; the message lists those it can."""
 
 
-def fold_rollups(connection: sqlite3.Connection) -> int:
-    """Fold segments past the mark into the rollup table; returns how many. Call inside a write transaction."""
-    mark = find_high_water(connection, NAME)
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """What the next fold writes: rows by table, of segments past `before` up to `mark`, added to those that stand."""
+
+    before: int
+    mark: int
+    segments: int
+    rows: Mapping[str, Sequence[tuple[Any, ...]]]
+
+
+def prepare_fold(connection: sqlite3.Connection) -> Fold:
+    """Sum the segments past the mark. Reads only: the writer need not wait for it."""
+    before = mark = find_high_water(connection, NAME)
     tables: list[pa.Table] = []
-    rows = 0
+    records = 0
     for segment_id, table in list_tables(connection, mark, columns=(*_FACT_COLUMNS, *_SUM_COLUMNS)):
         tables.append(table)
-        mark, rows = segment_id, rows + table.num_rows
-        if len(tables) >= _FOLD_SEGMENTS_MAX or rows >= _FOLD_ROWS_MAX:
+        mark, records = segment_id, records + table.num_rows
+        if len(tables) >= _FOLD_SEGMENTS_MAX or records >= _FOLD_ROWS_MAX:
             break
-    if not tables:
-        return 0
-    for (hour, *values), sums in _sum_facts(pa.concat_tables(tables)):
-        stored = _find_sums(connection, hour, tuple(values))
-        stored.add(sums)
-        _save_sums(connection, hour, tuple(values), stored)
-    save_high_water(connection, NAME, mark)
-    return len(tables)
+    hours = dict(_sum_facts(pa.concat_tables(tables))) if tables else {}
+    days: dict[tuple[Any, ...], Sums] = {}
+    for (hour, *values), sums in hours.items():
+        days.setdefault((floor_slice(hour, DAY_NANOS), *values), Sums()).add(sums)
+    rows = {
+        name: [_build_row(connection, name, key, sums) for key, sums in found.items()]
+        for name, found in ((_HOURS, hours), (_DAYS, days))
+    }
+    return Fold(before, mark, len(tables), rows)
+
+
+def save_fold(connection: sqlite3.Connection, fold: Fold) -> int:
+    """Write a fold, unless another one was quicker; returns how many segments. Call inside a write transaction."""
+    if fold.segments and find_high_water(connection, NAME) == fold.before:
+        for name, rows in fold.rows.items():
+            connection.executemany(_build_statements(name)[1], rows)
+        save_high_water(connection, NAME, fold.mark)
+    return fold.segments
+
+
+def fold_rollups(connection: sqlite3.Connection) -> int:
+    """Fold segments past the mark into the rollup tables; returns how many. Call inside a write transaction."""
+    return save_fold(connection, prepare_fold(connection))
 
 
 def rebuild_rollups(connection: sqlite3.Connection) -> None:
     """Derive every row again from the segments. Call inside a write transaction."""
-    connection.execute("DELETE FROM rollup")
+    for table in (_HOURS, _DAYS):
+        connection.execute(f"DELETE FROM {table}")
     save_high_water(connection, NAME, 0)
     while fold_rollups(connection):
         pass
@@ -135,8 +162,9 @@ def _list_facts(connection: sqlite3.Connection, query: UsageQuery) -> Iterator[t
     mark = 0
     if aligned and not scan:
         mark = find_high_water(connection, NAME)
-        for hour, values, sums in _list_rollups(connection, query):
-            yield _name_facts(hour, values), sums
+        for part, table in _split_interval(query):
+            for start, values, sums in _list_rollups(connection, part, table):
+                yield _name_facts(start, values), sums
     columns = (*_FACT_COLUMNS, *_SUM_COLUMNS, *(_SCAN_COLUMNS[name] for name in scan))
     tables = list_tables(connection, mark, ended_from=query.from_nanos, ended_to=query.to_nanos, columns=columns)
     for _, table in tables:
@@ -175,16 +203,47 @@ def _sum_facts(table: pa.Table, more: Sequence[str] = ()) -> Iterator[tuple[tupl
     return sum_groups(table, keys)
 
 
-_KEY_COLUMNS = ("hour_nanos", *_FACT_COLUMNS)
-_SELECT = "SELECT events, quantities, cost_attos, charge_attos, costless FROM rollup WHERE " + " AND ".join(
-    f"{name} = ?" for name in _KEY_COLUMNS
-)
-_REPLACE = f"INSERT OR REPLACE INTO rollup VALUES ({', '.join('?' * (len(_KEY_COLUMNS) + 5))})"
+def _split_interval(query: UsageQuery) -> Iterator[tuple[UsageQuery, str]]:
+    """(part of the interval, table that answers it): whole days of one customer are read by the day."""
+    if "customer" not in query.where or "hour" in (*query.by, *query.where):
+        yield query, _HOURS
+        return
+    start, end = query.from_nanos, query.to_nanos
+    first = None if start is None else -(-start // DAY_NANOS) * DAY_NANOS
+    last = None if end is None else floor_slice(end, DAY_NANOS)
+    if first is not None and last is not None and first >= last:
+        yield query, _HOURS
+        return
+    yield replace(query, from_nanos=first, to_nanos=last), _DAYS
+    if first != start:
+        yield replace(query, to_nanos=first), _HOURS
+    if last != end:
+        yield replace(query, from_nanos=last), _HOURS
 
 
-def _find_sums(connection: sqlite3.Connection, hour: int, values: tuple[str, ...]) -> Sums:
-    row = connection.execute(_SELECT, (hour, *values)).fetchone()
-    return Sums() if row is None else _read_sums(row)
+_HOURS, _DAYS = "rollup", "rollup_day"
+_STARTS = {_HOURS: "hour_nanos", _DAYS: "day_nanos"}
+_SUM_NAMES = ("events", "quantities", "cost_attos", "charge_attos", "costless")
+
+
+def _build_row(connection: sqlite3.Connection, table: str, key: tuple[Any, ...], sums: Sums) -> tuple[int | str, ...]:
+    """The row of a key (start, values of FACT_DIMENSIONS) with these sums added to those that stand."""
+    row = connection.execute(_build_statements(table)[0], key).fetchone()
+    stored = Sums() if row is None else _read_sums(row)
+    stored.add(sums)
+    return (*key, *_render_sums(stored))
+
+
+@cache
+def _build_statements(table: str) -> tuple[str, str]:
+    """SQL that reads the sums of a key, and that saves a row."""
+    names = (_STARTS[table], *_FACT_COLUMNS)
+    clauses = " AND ".join(f"{name} = ?" for name in names)
+    columns, marks = ", ".join((*names, *_SUM_NAMES)), ", ".join("?" * (len(names) + len(_SUM_NAMES)))
+    return (
+        f"SELECT {', '.join(_SUM_NAMES)} FROM {table} WHERE {clauses}",
+        f"INSERT OR REPLACE INTO {table} ({columns}) VALUES ({marks})",
+    )
 
 
 def _read_sums(row: Sequence[Any]) -> Sums:
@@ -192,23 +251,16 @@ def _read_sums(row: Sequence[Any]) -> Sums:
     return Sums(events, parse_quantities(quantities), int(cost), int(charge), costless)
 
 
-def _save_sums(connection: sqlite3.Connection, hour: int, values: tuple[str, ...], sums: Sums) -> None:
-    connection.execute(
-        _REPLACE,
-        (
-            hour,
-            *values,
-            sums.events,
-            render_quantities({unit: value for unit, value in sums.quantities.items() if value}),
-            str(sums.cost_attos),
-            str(sums.charge_attos),
-            sums.costless,
-        ),
-    )
+def _render_sums(sums: Sums) -> tuple[int | str, ...]:
+    quantities = render_quantities({unit: value for unit, value in sums.quantities.items() if value})
+    return sums.events, quantities, str(sums.cost_attos), str(sums.charge_attos), sums.costless
 
 
-def _list_rollups(connection: sqlite3.Connection, query: UsageQuery) -> Iterator[tuple[int, tuple[str, ...], Sums]]:
-    clauses = "hour_nanos >= ? AND hour_nanos < ?"
+def _list_rollups(
+    connection: sqlite3.Connection, query: UsageQuery, table: str
+) -> Iterator[tuple[int, tuple[str, ...], Sums]]:
+    start = _STARTS[table]
+    clauses = f"{start} >= ? AND {start} < ?"
     values: list[int | str] = [
         query.from_nanos if query.from_nanos is not None else -(2**62),
         query.to_nanos if query.to_nanos is not None else 2**62,
@@ -216,6 +268,6 @@ def _list_rollups(connection: sqlite3.Connection, query: UsageQuery) -> Iterator
     if "customer" in query.where:
         clauses += " AND customer_id = ?"
         values.append(query.where["customer"])
-    rows = connection.execute(f"SELECT * FROM rollup WHERE {clauses}", values)
-    for row in rows:
+    columns = ", ".join((start, *_FACT_COLUMNS, *_SUM_NAMES))
+    for row in connection.execute(f"SELECT {columns} FROM {table} WHERE {clauses}", values):
         yield row[0], tuple(row[1:9]), _read_sums(row[9:])

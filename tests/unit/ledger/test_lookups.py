@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from otelbill_collector.domain.instants import DAY_NANOS, HOUR_NANOS
 from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.ledger import lineage
 from otelbill_collector.ledger.books import UnknownEvent
@@ -169,11 +171,21 @@ def test_an_unknown_id_is_unknown(books: TestBooks) -> None:
             books.books.correct(Wish((name,), "ann", "why", NOW, customer_id="acme"))
 
 
+_EDGES = [None, T0 - DAY_NANOS, T0, T0 + 5 * HOUR_NANOS, T0 + DAY_NANOS, T0 + 30 * HOUR_NANOS, T0 + 3 * DAY_NANOS]
+
+
 def test_usage_of_one_customer_is_its_part_of_all(books: TestBooks) -> None:
-    """Asking for one customer alone gives the rows that asking for all gives, suspense included."""
-    books.post(chat("a"), chat("b", customer="globex"), chat("c", customer=None))
+    """Asking for one customer gives the rows that asking for all gives, over days, parts of days, and suspense."""
+    for hour in range(0, 72, 5):
+        at = T0 + hour * HOUR_NANOS
+        books.post(
+            *(chat(f"{name} {hour}", customer=name, ended=at) for name in ("acme", "globex", None)), now=at + SECOND
+        )
     for fold in (False, True):
-        everything = books.usage("customer", "model", fold=fold)
-        for name in ("acme", "globex", "", "nobody"):
-            rows = books.usage("customer", "model", where={"customer": name})
-            assert rows == [row for row in everything if (row["customer"] or "") == name]
+        books.usage(fold=fold)
+        for start, end in product(_EDGES, _EDGES):
+            for by in (("customer", "model"), ("customer", "day"), ("customer", "hour")):
+                everything = books.usage(*by, from_nanos=start, to_nanos=end)
+                for name in ("acme", "", "nobody"):
+                    rows = books.usage(*by, where={"customer": name}, from_nanos=start, to_nanos=end)
+                    assert rows == [row for row in everything if (row["customer"] or "") == name], (start, end, by)
