@@ -372,3 +372,17 @@ def test_verification_knows_invoices(desk: Desk) -> None:
     report = verify(desk.data / LEDGER_NAME)
     assert [item for item in report.findings if item.check != "stripe windows"] == []
     assert report.counts["invoices"] == 2
+
+
+def test_a_corrected_price_is_an_adjustment(desk: Desk) -> None:
+    """Rated again after the closing: the old price is taken back and the new one charged, for its own period."""
+    desk.post(chat("c", tokens=(1_000_000, 0), ended=NOVEMBER))
+    desk.close()
+    desk.file.write_text(CARD.replace('"2.00"', '"2.50"'))
+    span = ("--from", "2026-11-01", "--to", "2026-12-01", "--reason", "typing error", "--operator", "ann")
+    desk.run("rerate", *span)
+    adjusted = [line for line in desk.read("invoice", "acme", "--period", "2026-12")["lines"] if line["adjustment"]]
+    assert [(line["quantity"], line["unit_price"], line["amount"]) for line in adjusted] == [
+        ("1000000", "0.0000025", "2.50"),
+        ("-1000000", "0.000002", "-2.00"),
+    ]
