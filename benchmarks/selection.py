@@ -1,8 +1,8 @@
 """What it costs to find the billable calls: wire bytes to spans, spans to candidates, candidates to decisions.
 
 The corpus of recorded spans, prompts included, is repeated with ids and times of its own each time. Figures are process
-CPU time per span, by stage, for the corpus alone and for a stream of which one third is plain HTTP spans. Prints;
-judges nothing. Storing and rating are not in it.
+CPU time per span, by stage, for the corpus alone, for a stream of which one third is plain HTTP spans, and for the one
+emitter of the ingest benchmark. Prints; judges nothing. Storing and rating are not in it.
 
     python -m benchmarks.selection --json
     python -m benchmarks.selection --spans 50000 --profile
@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.requests import Load, Template
 from otelbill_collector.decode.claims import FOREVER_NANOS, decide_group
 from otelbill_collector.decode.select import select_span
 from otelbill_collector.decode.wire import decode_request
@@ -93,7 +94,7 @@ class Repeater:
 
 
 def main() -> None:
-    """Measure both streams and print them."""
+    """Measure the streams and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     parser.add_argument("--spans", type=int, default=500_000, help="length of each stream")
@@ -106,6 +107,7 @@ def main() -> None:
     report = {
         "corpus": measure(list_requests(repeaters, options.spans, with_http=False)).render(),
         "one_third_http": measure(list_requests(repeaters, options.spans, with_http=True)).render(),
+        "one_emitter": measure(list_plain_requests(options.spans)).render(),
     }
     if options.json:
         print(json.dumps(report))
@@ -131,6 +133,14 @@ def list_requests(repeaters: list[Repeater], spans: int, *, with_http: bool) -> 
     for number in range(1, spans // in_request + 2):
         # Requests are messages of one repeated field: joined bytes are the joined request.
         yield b"".join(item.repeat(number) for item in repeaters) + http
+
+
+def list_plain_requests(spans: int) -> Iterator[bytes]:
+    """Requests of 512 spans of 14 attributes, as `benchmarks.ingest` sends them."""
+    load = Load()
+    template = Template(load, seed=1)
+    for number in range(1, spans // load.spans + 2):
+        yield bytes(template.renew(T0 + number * _SLOT_NANOS))
 
 
 def build_http(count: int) -> bytes:

@@ -51,7 +51,9 @@ def await_value(find: Callable[[], Any], what: str, *, patience: float = PATIENC
         ticker.wait(_POLL_SECONDS)
 
 
-def run_command(*arguments: str, input_text: str | None = None) -> subprocess.CompletedProcess[str]:
+def run_command(
+    *arguments: str, input_text: str | None = None, patience: float = PATIENCE_SECONDS * 2
+) -> subprocess.CompletedProcess[str]:
     """Run `otelbill ...` to its end."""
     return subprocess.run(
         [sys.executable, "-m", "otelbill_collector.cli", *arguments],
@@ -60,7 +62,7 @@ def run_command(*arguments: str, input_text: str | None = None) -> subprocess.Co
         input=input_text,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS * 2,
+        timeout=patience,
         check=False,
     )
 
@@ -206,9 +208,9 @@ class Sidecar:
 
         return dict(await_value(count, f"{total} spans are counted"))
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, patience: float = PATIENCE_SECONDS * 2) -> subprocess.CompletedProcess[str]:
         """Run an `otelbill` command on this ledger and configuration."""
-        return run_command(*arguments, *self._place)
+        return run_command(*arguments, *self._place, patience=patience)
 
     def list_json(self, *arguments: str) -> list[Json]:
         """Run a command with --json and return its values: one per line, or one document."""

@@ -7,12 +7,14 @@ import gc
 import json
 import logging
 import os
+import secrets
 import signal
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -152,12 +154,21 @@ def open_operations(config: Config) -> Iterator[Operations]:
         store.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """host:port of an API, and which start of a sidecar announced it (None: a version that did not say)."""
+
+    api: str
+    instance: str | None
+
+
 class Sidecar:
     """Receivers, writer, jobs, forwarder and API of one process."""
 
     def __init__(self, config: Config, *, clock: Callable[[], int] = read_clock) -> None:
         self._config = config
         self._clock = clock
+        self._instance = secrets.token_hex(8)  # of this start: tells it from whoever has its port later
         self._ready = threading.Event()
         raise_open_files(config.limits.connections)
         self._sockets, problems = bind_sockets((config.listen.http, config.listen.api, config.listen.grpc))
@@ -169,6 +180,7 @@ class Sidecar:
             except LedgerUnavailable as error:
                 problems.append(str(error))
             else:
+                self._withdraw()  # what a killed sidecar left; this one is announced when it answers
                 problems.extend(find_damage(self._store))
                 if problems:
                     self._store.close()
@@ -302,7 +314,7 @@ class Sidecar:
 
     def _announce(self) -> None:
         """Tell the command line where the API of this ledger's sidecar is."""
-        address = {"api": str(self._config.listen.api), "pid": os.getpid()}
+        address = {"api": str(self._config.listen.api), "pid": os.getpid(), "instance": self._instance}
         (self._config.data_dir / ADDRESS_FILE).write_text(json.dumps(address))
         self._ready.set()
 
@@ -317,9 +329,12 @@ class Sidecar:
             self._forwarder.stop()
         if self._desk is not None:
             self._desk.exporter.close()
+        self._withdraw()
+        self._store.close()
+
+    def _withdraw(self) -> None:
         with suppress(OSError):
             (self._config.data_dir / ADDRESS_FILE).unlink()
-        self._store.close()
 
     def _submit(self, body: bytes) -> Any:
         """Any: Future[Answer], named so by the receivers."""
@@ -376,6 +391,7 @@ class Sidecar:
             return store.read(lambda connection: work(connection, *arguments, **named))
 
         return ApiHandlers(
+            instance=self._instance,
             is_ready=self._ready.is_set,
             render_metrics=self._metrics.render,
             is_authorised=self._admission.is_authorised,
@@ -391,9 +407,10 @@ class Sidecar:
         )
 
 
-def find_sidecar(data_dir: Path) -> str | None:
-    """host:port of the API of the sidecar that holds this ledger."""
+def find_sidecar(data_dir: Path) -> Announced | None:
+    """Where the sidecar that holds this ledger said that its API is."""
     try:
-        return str(json.loads((data_dir / ADDRESS_FILE).read_text())["api"])
-    except (OSError, ValueError, KeyError):
+        found = json.loads((data_dir / ADDRESS_FILE).read_text())
+        return Announced(str(found["api"]), found.get("instance"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

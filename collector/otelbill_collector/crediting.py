@@ -42,8 +42,9 @@ from otelbill_collector.ledger.credits import (
     list_posted,
     load_book,
     mark_changed,
-    post_credits,
+    prepare_posting,
     save_grant,
+    save_posting,
     save_void,
 )
 from otelbill_collector.ledger.sqlite import SqliteStore
@@ -51,6 +52,7 @@ from otelbill_collector.ledger.sqlite import SqliteStore
 Json = dict[str, Any]  # answers are printed or sent as JSON
 _DIGITS_MAX = 30
 _REST_FACTOR = 10
+_ATTEMPTS = 3
 _PRIORITY_MAX = 1_000_000
 
 
@@ -102,9 +104,22 @@ class CreditDesk:
         now = self._clock()
         posted = 0
         for customer_id in self._store.read(lambda connection: list_due(connection, now)):
-            made = self._store.transact(lambda connection, who=customer_id: post_credits(connection, who, now))  # type: ignore[misc]
-            posted += len(made)
+            posted += self._post(customer_id, now)
         return posted
+
+    def _post(self, customer_id: str, now_nanos: int) -> int:
+        """Worked out on a snapshot and written if that still holds; only after many changes, ingest has to wait."""
+        for _ in range(_ATTEMPTS):
+            posting = self._store.read(lambda connection: prepare_posting(connection, customer_id, now_nanos))
+            if self._store.transact(lambda connection, made=posting: save_posting(connection, made)):  # type: ignore[misc]
+                return len(posting.transfers)
+
+        def post(connection: sqlite3.Connection) -> int:
+            posting = prepare_posting(connection, customer_id, now_nanos)
+            save_posting(connection, posting)
+            return len(posting.transfers)
+
+        return self._store.transact(post)
 
     def post_regularly(self) -> None:
         """`post_due` for a periodic job: rests ten times as long as it took, so that it never crowds ingest out."""

@@ -109,18 +109,22 @@ def _select(spans: Sequence[SpanView], request: Request, stages: Stages) -> Sele
 def _select_span(span: SpanView, request: Request, stages: Stages) -> Candidate | Problem | None:
     """A candidate, a problem, or None for a span that says nothing of usage."""
     limit = stages.limits.attributes_max
-    if len(span.attributes) > limit:
-        return Problem("too_many_attributes", "attributes", str(len(span.attributes)), f"send at most {limit} a span")
+    if span.count_attributes() > limit:
+        return Problem(
+            "too_many_attributes", "attributes", str(span.count_attributes()), f"send at most {limit} a span"
+        )
     try:
         candidate = stages.select(span)
     except Exception as error:  # noqa: BLE001 a fault of ours must not lose a span: it is kept, with the fault's name
         return Problem("internal_error", "span", type(error).__name__, "upgrade otelbill, then replay the dead letter")
     if candidate is None:
         return None
-    return candidate.problem or _check_identity(span) or _check_time(span, request, stages.limits) or candidate
+    return (
+        candidate.problem or _check_identity(candidate) or _check_time(candidate, request, stages.limits) or candidate
+    )
 
 
-def _check_identity(span: SpanView) -> Problem | None:
+def _check_identity(span: Candidate) -> Problem | None:
     for name, value, size in (("trace_id", span.trace_id, 16), ("span_id", span.span_id, 8)):
         if len(value) != size or not any(value):
             hint = f"OTLP wants {size} bytes that are not all zero"
@@ -131,7 +135,7 @@ def _check_identity(span: SpanView) -> Problem | None:
     return None
 
 
-def _check_time(span: SpanView, request: Request, limits: Limits) -> Problem | None:
+def _check_time(span: Candidate, request: Request, limits: Limits) -> Problem | None:
     ended = span.ended_nanos
     if span.started_nanos > INSTANT_MAX_NANOS:
         hint = "set the clock of the sender: no instant is that late"

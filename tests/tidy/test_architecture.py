@@ -36,6 +36,7 @@ ALLOWED = {
     "simulation": {"domain", "ledger"},
     "commands": {"billing", "domain", "ledger", "operations", "web"},
     "crediting": {"domain", "ledger"},
+    "credit_payments": {"domain", "ledger"},
     "invoicing": {"domain", "ledger"},
     "billing": {"config", "domain", "ledger", "invoicing"},
 }

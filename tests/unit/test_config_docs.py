@@ -55,9 +55,8 @@ def test_the_example_of_a_price_version_is_real(repository: Path, tmp_path: Path
     """The price version shown is the one that the rate card shown gives."""
     text = (repository / "docs/pricing.md").read_text(encoding="utf-8")
     path = tmp_path / "otelbill.yaml"
-    card = list_yaml_examples(text)[0].replace(
-        '{unit: input_tokens, model: "gpt-4o-mini*"', '{unit: input_tokens, model: "x"'
-    )
+    example = next(found for found in list_yaml_examples(text) if "markup:" in found and "gpt-4o-mini" in found)
+    card = example.replace('{unit: input_tokens, model: "gpt-4o-mini*"', '{unit: input_tokens, model: "x"')
     path.write_text(card, encoding="utf-8")
     rated = Rater(load_config(path, {}).rate_card).rate(
         {"input_tokens": 1}, parse_instant("2026-11-20"), provider="openai", model="gpt-4o-mini"

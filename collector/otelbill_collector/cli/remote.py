@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import httpx
 
 from otelbill_collector.config import Config
 from otelbill_collector.ledger.sqlite import LEDGER_NAME, LedgerLocked, LedgerUnavailable
+
+if TYPE_CHECKING:
+    from otelbill_collector.app import Announced
 
 _TIMEOUT_SECONDS = 120.0
 _LONG_SECONDS = 3_600.0
@@ -36,9 +39,11 @@ def operate_ledger(config: Config, name: str, arguments: dict[str, Any]) -> Any:
         with open_operations(config) as operations:
             return build_operate(operations)[name](arguments)
     except LedgerLocked as error:
-        address = find_sidecar(config.data_dir)
-        if address is None:
+        found = find_sidecar(config.data_dir)
+        if found is None:
             raise click.ClickException(f"{error}; its API address is not known yet, try again") from error
+        _check_instance(found, error)
+        address = found.api
         timeout = _LONG_SECONDS if name in _LONG else _TIMEOUT_SECONDS
         return _post(f"http://{address}/v1/operations/{name}", arguments, config, timeout)
     except (
@@ -53,6 +58,23 @@ def operate_ledger(config: Config, name: str, arguments: dict[str, Any]) -> Any:
         LedgerUnavailable,
     ) as error:
         raise click.ClickException(str(error)) from error
+
+
+def _check_instance(found: Announced, locked: LedgerLocked) -> None:
+    """A killed sidecar leaves its address behind, and by now somebody else may listen there, on another ledger."""
+    from otelbill_collector.web.api import INSTANCE_HEADER
+
+    if found.instance is None:
+        return
+    try:
+        answer = httpx.get(f"http://{found.api}/healthz", timeout=_TIMEOUT_SECONDS, trust_env=False)
+    except httpx.HTTPError as error:
+        raise click.ClickException(f"the sidecar at http://{found.api} does not answer: {error}") from error
+    if answer.headers.get(INSTANCE_HEADER) != found.instance:
+        raise click.ClickException(
+            f"{locked}; the address {found.api} in its folder is of one that was killed; another listens there now. "
+            "What holds the ledger is starting, or is another command: try again in a moment"
+        )
 
 
 def _post(url: str, arguments: dict[str, Any], config: Config, timeout: float) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from otelbill_collector.cli.remote import operate_ledger
 from otelbill_collector.cli.report import InstantType
 from otelbill_collector.cli.tables import print_table
 from otelbill_collector.config import Config
-from otelbill_collector.config.process import load_process_config
+from otelbill_collector.config.process import load_process_config, load_process_prices
 from otelbill_collector.domain.rating import Rater
 from otelbill_collector.ledger.repricing import Scope
 from otelbill_collector.simulation import identify_prices, list_forecasts, render_simulation, simulate
@@ -54,7 +55,7 @@ def _build_scope(options: dict[str, Any]) -> Scope:
     "card_path",
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="A configuration file with the other rate card.",
+    help="The other rate card: a file of its own, or a configuration.",
 )
 @_scope_options
 @config_options
@@ -73,12 +74,18 @@ def run_simulation(
       otelbill simulate --rate-card next-year.yaml --customer acme --json
     """
     config = require_config(config_path, data_dir)
-    other = load_process_config(card_path, {})
-    answer = _simulate(config, _build_rater(other), _build_scope(options))
+    answer = _simulate(config, _build_other(config, card_path), _build_scope(options))
     if as_json:
         print_json(answer)
         return
     _print_simulation(answer)
+
+
+def _build_other(config: Config, card_path: Path) -> Rater:
+    """Rating by another file. A rate card by itself leaves provider prices and groups as they are configured."""
+    found = load_process_prices(card_path)
+    card = found.card
+    return _build_rater(replace(config, rate_card=card) if found.is_card else load_process_config(card_path, {}))
 
 
 def _build_rater(config: Config) -> Rater:

@@ -22,6 +22,7 @@ from pydantic_core import PydanticCustomError
 
 from otelbill_collector.config.document import WrittenFloat
 from otelbill_collector.config.values import Address, CostNames, StripeMode
+from otelbill_collector.domain.currencies import CURRENCIES
 from otelbill_collector.domain.instants import NANOS, parse_instant
 from otelbill_collector.domain.periods import ANCHOR_DAY_MAX, InvalidPeriod, require_zone
 from otelbill_collector.domain.prices import PER_MAX
@@ -98,6 +99,8 @@ def _require_unit(value: str) -> str:
 def _require_currency(value: str) -> str:
     if not re.fullmatch(r"[A-Z]{3}", value):
         raise _fail("is not a currency code", "write three capital letters, such as USD")
+    if value not in CURRENCIES:
+        raise _fail("is not a currency of ISO 4217", "write a code such as USD or EUR")
     return value
 
 
@@ -171,7 +174,10 @@ class ListenSection(Section):
 class LimitsSection(Section):
     """Bounds of what is taken from senders."""
 
-    body_bytes: Count = Field(default=16_777_216, description="Largest request body as sent; a larger one is refused.")
+    body_bytes: Count = Field(
+        default=16_777_216,
+        description="Largest request body as sent, over gRPC and in JSON also decompressed; a larger one is refused.",
+    )
     decompressed_bytes: Count = Field(default=67_108_864, description="Largest request body after decompression.")
     spans_per_request: Count = Field(default=100_000, description="Most spans in one request.")
     attributes_per_span: Count = Field(default=1_024, description="Most attributes on one span.")

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from otelbill_collector.decode.descriptions import group_descriptions
-from otelbill_collector.decode.inheritance import resolve_attributions
+from otelbill_collector.decode.inheritance import Owners, resolve_attributions
 from otelbill_collector.decode.lineage import Canopy, Lineage
 from otelbill_collector.decode.reasons import Reason
 from otelbill_collector.decode.residuals import Explained, Residual, find_calls_around, find_residuals
+from otelbill_collector.decode.totals import demote_sums, list_calls, list_parents
 from otelbill_collector.decode.twins import find_claim_id, list_twin_keys
 from otelbill_collector.decode.verdicts import NO_QUANTITIES, Verdicts, decide_alone
 from otelbill_collector.domain.ids import derive_response_key, derive_trace_key
@@ -71,10 +72,17 @@ def decide_group_fully(
     candidates: Sequence[Candidate], now_nanos: int, policy: ClaimPolicy = _DEFAULT_POLICY
 ) -> list[Decision]:
     """The same by the general rule, whatever the shape of the group."""
+    return decide_part(candidates, None, now_nanos, policy)
+
+
+def decide_part(
+    candidates: Sequence[Candidate], owners: Owners | None, now_nanos: int, policy: ClaimPolicy = _DEFAULT_POLICY
+) -> list[Decision]:
+    """The same for a part of a group by itself (see `parts`); `owners` are those of the whole group."""
     if not candidates:
         return []
-    order = _rank(candidates)
-    decisions = _Group([candidates[i] for i in order], now_nanos, policy).decide()
+    order = rank_candidates(candidates)
+    decisions = _Group([candidates[i] for i in order], now_nanos, policy).decide(owners)
     placed = list(decisions)
     for position, index in enumerate(order):
         placed[index] = decisions[position]
@@ -112,7 +120,7 @@ def _decide_apart(candidates: Sequence[Candidate]) -> list[Decision] | None:
     return Verdicts(candidates).build_decisions(resolve_attributions(candidates, lineage, ()))
 
 
-def _rank(candidates: Sequence[Candidate]) -> list[int]:
+def rank_candidates(candidates: Sequence[Candidate]) -> list[int]:
     """Indexes in an order that depends on the candidates alone."""
     ids = [(c.trace_id, c.span_id) for c in candidates]
     order = sorted(range(len(ids)), key=ids.__getitem__)
@@ -136,10 +144,10 @@ class _Group:
         self._tool_parents: frozenset[int] | None = None
         self._canopy: tuple[list[int], Canopy] | None = None
 
-    def decide(self) -> list[Decision]:
+    def decide(self, owners: Owners | None) -> list[Decision]:
         """One decision per candidate, in order."""
         groups = self._group_calls()
-        attributions = resolve_attributions(self.candidates, self.lineage, groups)
+        attributions = resolve_attributions(self.candidates, self.lineage, groups, owners)
         winners = [self._decide_call(group) for group in groups]
         residuals = self._decide_parents(groups, winners)
         self._decide_implied(groups, residuals)
@@ -149,32 +157,11 @@ class _Group:
 
     def _group_calls(self) -> list[list[int]]:
         """The sets of candidates that describe one provider call each."""
-        calls = self._list_calls()
+        calls = list_calls(self.candidates, self.roles)
         if len(calls) < 2:
             return [calls] if calls else []
-        enclosing = self.lineage.find_enclosing(self.roles)
-        if self._demote_sums(enclosing):
-            calls, enclosing = self._list_calls(), self.lineage.find_enclosing(self.roles)
-        return group_descriptions(self.candidates, calls, enclosing)
-
-    def _list_calls(self) -> list[int]:
-        return [i for i, c in enumerate(self.candidates) if self.roles[i] is Role.CALL and c.problem is None]
-
-    def _demote_sums(self, enclosing: Sequence[int]) -> bool:
-        """Calls that enclose several calls of another layer and equal none of them are totals of those, not calls.
-
-        Returns whether there are such.
-        """
-        inner: dict[int, list[Candidate]] = {}
-        for index, outer in enumerate(enclosing):
-            if outer >= 0 and self.roles[index] is Role.CALL:
-                candidate = self.candidates[index]
-                if candidate.problem is None and _has_counts(candidate):
-                    inner.setdefault(outer, []).append(candidate)
-        sums = [outer for outer, found in inner.items() if _is_sum(self.candidates[outer], found)]
-        for outer in sums:
-            self.roles[outer] = Role.AGGREGATE
-        return bool(sums)
+        enclosing = demote_sums(self.candidates, self.roles, self.lineage)
+        return group_descriptions(self.candidates, list_calls(self.candidates, self.roles), enclosing)
 
     def _decide_call(self, group: list[int]) -> int:
         """Settle one provider call among its descriptions; returns the index of the winner."""
@@ -207,11 +194,7 @@ class _Group:
         return self._tool_parents
 
     def _decide_parents(self, groups: list[list[int]], winners: list[int]) -> Mapping[int, Residual]:
-        parents = [
-            i
-            for i, c in enumerate(self.candidates)
-            if self.roles[i] is Role.AGGREGATE and c.problem is None and c.quantities
-        ]
+        parents = list_parents(self.candidates, self.roles)
         if not parents:
             return {}
         calls = [self._explain(group, winner) for group, winner in zip(groups, winners, strict=True)]
@@ -279,25 +262,6 @@ class _Group:
             first, again = self.candidates[index - 1], self.candidates[index]
             if first.span_id == again.span_id and first.trace_id == again.trace_id:
                 self.verdicts.lose(index, index - 1)
-
-
-def _is_sum(outer: Candidate, inner: list[Candidate]) -> bool:
-    others = [c for c in inner if c.emitter != outer.emitter]
-    if len(others) < 2 or not _has_counts(outer):
-        return False
-    tokens = _read_tokens(outer)
-    return not any(
-        _read_tokens(c) == tokens or (outer.response_id is not None and c.response_id == outer.response_id)
-        for c in others
-    )
-
-
-def _read_tokens(candidate: Candidate) -> tuple[object, object]:
-    return candidate.quantities.get(INPUT_TOKENS, 0), candidate.quantities.get(OUTPUT_TOKENS, 0)
-
-
-def _has_counts(candidate: Candidate) -> bool:
-    return candidate.usage_source is not UsageSource.UNKNOWN and len(candidate.quantities) > 1
 
 
 def _list_telling(groups: list[list[int]], residuals: Mapping[int, Residual]) -> Iterator[int]:

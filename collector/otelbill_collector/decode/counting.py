@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from otelbill_collector.decode.dialects import Fault, Plan, UsageObject
 from otelbill_collector.decode.quantities import Counts, parse_count, parse_quantity
 from otelbill_collector.decode.spans import SpanView, Value
 from otelbill_collector.decode.usage_objects import (
+    JSON_BYTES_MAX,
     UnreadableUsageError,
     Usage,
     parse_document,
@@ -22,9 +25,11 @@ from otelbill_collector.decode.usage_objects import (
     read_response,
     read_usage,
 )
+from otelbill_collector.decode.wire import AttributeView
 from otelbill_collector.domain.usage import Problem
 
 JSON_TYPE = "application/json"
+_JSON_STARTS = b"{["
 CACHE_RULES = {"yes": True, "no": False, "checked": None}
 _TOKEN_FACTS = ("input", "output", "total", "cache_read", "cache_write", "reasoning", "audio_input", "audio_output")
 
@@ -74,7 +79,7 @@ def add_objects(reading: Reading, attributes: Mapping[str, Value], plan: Plan, *
             if not (aggregate and item.form == "provider_metadata"):
                 _apply_object(reading, item, attributes)
     if plan.hidden_params:
-        document = parse_document(attributes.get("hidden_params"))
+        document = _read_document(attributes, "hidden_params")
         reading.cache_hit = isinstance(document, dict) and document.get("cache_hit") is True
     if plan.dialect.output_from_total:
         _complete_output(reading.counts)
@@ -108,7 +113,7 @@ def _read_attributes(attributes: Mapping[str, Value], plan: Plan, provider: str 
 def _apply_object(reading: Reading, item: UsageObject, attributes: Mapping[str, Value]) -> None:
     if item.media_type and attributes.get(item.media_type) != JSON_TYPE:
         return
-    document = parse_document(attributes.get(item.attribute))
+    document = _read_document(attributes, item.attribute)
     if item.at and isinstance(document, dict):
         document = document.get(item.at)
     try:
@@ -120,6 +125,17 @@ def _apply_object(reading: Reading, item: UsageObject, attributes: Mapping[str, 
     if usage is None or (item.trust == "matching" and not _matches(reading.counts, usage)):
         return
     _take_usage(reading, usage)
+
+
+def _read_document(attributes: Mapping[str, Value], name: str) -> Any:  # Any: JSON of unknown shape
+    """`parse_document` of an attribute; of a span off the wire without making a text of it, where it is JSON."""
+    text = attributes.find_text(name) if isinstance(attributes, AttributeView) else None
+    if text is not None and 0 < len(text) <= JSON_BYTES_MAX and text[0] in _JSON_STARTS:
+        try:
+            return orjson.loads(text)
+        except orjson.JSONDecodeError:
+            pass
+    return parse_document(attributes.get(name))
 
 
 def _read_object(document: object, item: UsageObject) -> Usage | None:

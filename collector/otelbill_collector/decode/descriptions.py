@@ -23,7 +23,7 @@ from otelbill_collector.decode.twins import (
 )
 from otelbill_collector.domain.usage import Candidate
 
-_NEIGHBOURS_MAX = 64  # identical calls compared with at most this many others in time order
+NEIGHBOURS_MAX = 64  # identical calls compared with at most this many others in time order
 _DESCRIPTIONS_MAX = 64  # of one call: each is compared with each
 
 _BY_ID, _NESTED_EQUAL, _NESTED_UNKNOWN, _BY_NUMBERS, _BY_GAP, _NESTED_UNEQUAL, _NESTED_FAILED = range(7)
@@ -116,7 +116,7 @@ def _pair_neighbours(candidates: Sequence[Candidate], indexes: list[int]) -> Ite
         return
     ordered = sorted(indexes, key=lambda i: (candidates[i].started_nanos, i))
     for position, i in enumerate(ordered):
-        for j in ordered[position + 1 : position + 1 + _NEIGHBOURS_MAX]:
+        for j in ordered[position + 1 : position + 1 + NEIGHBOURS_MAX]:
             yield i, j
 
 
@@ -165,7 +165,7 @@ def _link_equals(calls: _Calls, indexes: list[int]) -> Iterator[_Link]:
     for position, i in enumerate(ordered):
         a = candidates[i]
         latest = a.ended_nanos + SLACK_NANOS
-        for j in ordered[position + 1 : position + 1 + _NEIGHBOURS_MAX]:
+        for j in ordered[position + 1 : position + 1 + NEIGHBOURS_MAX]:
             b = candidates[j]
             if b.started_nanos > latest:
                 break  # nor do those overlap that begin later still
@@ -208,5 +208,5 @@ def _list_begun_before(
         outers = by_evidence.get(evidence)
         if outers:
             count = bisect_right(outers, (latest, len(calls.candidates)))
-            found.update(index for _, index in outers[max(0, count - _NEIGHBOURS_MAX) : count])
+            found.update(index for _, index in outers[max(0, count - NEIGHBOURS_MAX) : count])
     return found

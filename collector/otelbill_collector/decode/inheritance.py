@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from otelbill_collector.decode.lineage import Lineage
 from otelbill_collector.domain.usage import Candidate
@@ -26,10 +27,24 @@ class Attributions:
         return self.customer_id, self.project_id, self.run_id, self.step
 
 
+@dataclass(frozen=True, slots=True)
+class Owners:
+    """By trace, the only customer and the only project that its spans name."""
+
+    customers: Mapping[bytes, str]
+    projects: Mapping[bytes, str]
+
+
 def resolve_attributions(
-    candidates: Sequence[Candidate], lineage: Lineage, groups: Sequence[Sequence[int]]
+    candidates: Sequence[Candidate],
+    lineage: Lineage,
+    groups: Sequence[Sequence[int]],
+    owners: Owners | None = None,
 ) -> Attributions:
-    """Attributions of a group's candidates; `groups` are the sets that describe one call each."""
+    """Attributions of a group's candidates; `groups` are the sets that describe one call each.
+
+    `owners` are those of the whole group where `candidates` are a part of it.
+    """
     found = Attributions(candidates)
     shared = [group for group in groups if len(group) > 1]
     for column in found.list_columns():
@@ -37,13 +52,30 @@ def resolve_attributions(
             _inherit(column, lineage)
             _share(column, shared)
     for name, column in (("customer_id", found.customer_id), ("project_id", found.project_id)):
-        if 0 < column.count(None) < len(column):
-            only = _find_only_values(candidates, name)
+        if None in column and (owners is not None or column.count(None) < len(column)):
+            owners = owners or find_owners(candidates)
+            only = owners.customers if name == "customer_id" else owners.projects
             for index, value in enumerate(column):
                 if value is None:
                     column[index] = only.get(candidates[index].trace_id)
             _share(column, shared)
     return found
+
+
+def find_owners(candidates: Sequence[Candidate]) -> Owners:
+    """The only customer and project of each trace, from what its spans say themselves."""
+    customers: dict[bytes, set[str]] = {}
+    projects: dict[bytes, set[str]] = {}
+    for candidate in candidates:
+        if candidate.customer_id is not None:
+            customers.setdefault(candidate.trace_id, set()).add(candidate.customer_id)
+        if candidate.project_id is not None:
+            projects.setdefault(candidate.trace_id, set()).add(candidate.project_id)
+    return Owners(_keep_single(customers), _keep_single(projects))
+
+
+def _keep_single(found: Mapping[bytes, set[str]]) -> dict[bytes, str]:
+    return {trace_id: next(iter(values)) for trace_id, values in found.items() if len(values) == 1}
 
 
 def _inherit(column: Column, lineage: Lineage) -> None:
@@ -60,13 +92,3 @@ def _share(column: Column, groups: Sequence[Sequence[int]]) -> None:
             (value,) = values
             for index in group:
                 column[index] = value
-
-
-def _find_only_values(candidates: Sequence[Candidate], name: str) -> dict[bytes, str]:
-    """By trace, the value its candidates say themselves, where they say one only."""
-    seen: dict[bytes, set[str]] = {}
-    for candidate in candidates:
-        value = getattr(candidate, name)
-        if value is not None:
-            seen.setdefault(candidate.trace_id, set()).add(value)
-    return {trace_id: next(iter(values)) for trace_id, values in seen.items() if len(values) == 1}

@@ -26,7 +26,8 @@ class Lineage:
         self.candidates = candidates
         self.parents, self.has_repeats = _find_parents(candidates)
         self.is_flat = max(self.parents) < 0
-        self._circular: set[int] = set()
+        self.circular: set[int] = set()
+        """Spans that are their own ancestors."""
         self.order: Sequence[int] = range(len(candidates)) if self.is_flat else self._sort_down()
         """Every index, parents before their children."""
         self._descents: list[tuple[int, int]] | None = None
@@ -45,11 +46,11 @@ class Lineage:
                 path.append(at)
                 at = parents[at]
             if at >= 0 and state[at] == _ON_THE_WAY:
-                self._circular.update(path[path.index(at) :])
+                self.circular.update(path[path.index(at) :])
             for index in reversed(path):
                 state[index] = _PLACED
                 order.append(index)
-        for index in self._circular:
+        for index in self.circular:
             parents[index] = -1
         return order
 
@@ -69,7 +70,7 @@ class Lineage:
 
     def _find_broken(self) -> list[bool]:
         broken = [bool(candidate.parent_span_id) for candidate in self.candidates]
-        for index in self._circular:
+        for index in self.circular:
             broken[index] = False
         for index, above in self.list_descents():
             broken[index] = broken[above]

@@ -10,7 +10,7 @@ from otelbill_collector.decode.dialects import load_known_keys
 from otelbill_collector.decode.draft import finish_draft
 from otelbill_collector.decode.grading import price_counts
 from otelbill_collector.decode.rules import read_draft, read_span
-from otelbill_collector.decode.shapes import MEMORY, Ground, Kind, Raw, Shape
+from otelbill_collector.decode.shapes import MEMORY, Ground, Kind, Layout, Raw, Shape
 from otelbill_collector.decode.spans import SpanView, Value
 from otelbill_collector.decode.sums import Sums, sum_counts
 from otelbill_collector.decode.values import FREE_NAMES, TEXTS, VALUE_BYTES_MAX, read_id
@@ -29,18 +29,26 @@ _read_span_fields = attrgetter(
 )
 
 
+_NO_LAYOUT: tuple[Layout, Shape | None] = ((), None)
+
+
 def select_wire_span(span: WireSpan) -> Candidate | None:
     """What `read_span` says of the span, from memory where it has been said before."""
     message = span.message
     ground = span.scope.memory or MEMORY.enter(span.scope)
     attributes = message.attributes
-    layout = tuple(attributes)
-    shape = ground.layouts.get(layout) or MEMORY.find_shape(ground, layout)
+    layout, shape = ground.latest.get(len(attributes), _NO_LAYOUT)
+    for name in layout:
+        if name not in attributes:
+            shape = None
+            break
+    if shape is None:
+        shape = MEMORY.find_shape(ground, tuple(attributes))
     if shape.read is None:
         return None if shape.ignored else read_span(span)
     values = shape.read(attributes)
     fields = _read_span_fields(message)
-    kind = MEMORY.kinds.get((shape, message.status.code, FREE_NAMES[fields[5]], *values[shape.fixed :]))
+    kind = MEMORY.kinds.get((shape, message.status.code, FREE_NAMES[fields[5]], values[shape.fixed :]))
     if kind is not None:
         sums = sum_counts(kind, shape, values, attributes)
         if sums is not None:
@@ -157,17 +165,18 @@ def _learn(span: WireSpan, shape: Shape, ground: Ground) -> Candidate:
     draft = read_draft(_WatchedSpan(span, watched), plan, attributes)
     candidate = finish_draft(draft, span)
     if candidate.problem is None and not watched.spoiled:
-        shape.note(watched.noted)
-        media = {name: attributes.get(name) for name in shape.noted}
-        kind = Kind(shape, plan, candidate.provider, aggregate=draft.aggregate, media=media)
-        _remember(kind, shape, span.message, candidate, ground)
+        with MEMORY.learning:
+            shape.note(watched.noted)
+            media = {name: attributes.get(name) for name in shape.noted}
+            kind = Kind(shape, plan, candidate.provider, aggregate=draft.aggregate, media=media)
+            _remember(kind, shape, span.message, candidate, ground)
     return candidate
 
 
 def _remember(kind: Kind, shape: Shape, message: Any, candidate: Candidate, ground: Ground) -> None:
     assert shape.read is not None  # only such shapes learn
     values, fields = shape.read(message.attributes), _read_span_fields(message)
-    kind = MEMORY.keep_kind((shape, message.status.code, FREE_NAMES[fields[5]], *values[shape.fixed :]), kind)
+    kind = MEMORY.keep_kind((shape, message.status.code, FREE_NAMES[fields[5]], values[shape.fixed :]), kind)
     sums = sum_counts(kind, shape, values, message.attributes)
     if sums is None or len(kind.outcomes) >= OUTCOMES_MAX:
         return

@@ -15,6 +15,7 @@ by the rules, so that a new rule or dialect needs nothing here. All memory is bo
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
@@ -121,33 +122,50 @@ class Kind:
         self.outcomes: dict[tuple[object, ...], tuple[Any, ...]] = {}  # Any: fields of candidates, `_read_outcome`
 
 
+Layout = tuple[str, ...]
+"""All attribute names of a span, in the parser's order."""
+
+
 @dataclass(slots=True, eq=False)
 class Ground:
     """What is known of a scope of a request before its first span is read."""
 
     scope: Scope
     service: str | None
-    layouts: dict[tuple[str, ...], Shape]  # by all attribute names of a span, in the parser's order
+    shapes: dict[Layout, Shape]
+    latest: dict[int, tuple[Layout, Shape]]  # by number of names: most spans are like the last one of their size
 
 
 class Memory:
     """Shapes by scope and names, and kinds by shape, status, free name and the noted values."""
 
     def __init__(self) -> None:
+        self.learning = threading.Lock()  # held from what is noted to what is kept under it
         self.kinds: dict[tuple[object, ...], Kind] = {}
-        self._layouts: dict[tuple[str, str], dict[tuple[str, ...], Shape]] = {}
+        self._scopes: dict[tuple[str, str], tuple[dict[Layout, Shape], dict[int, tuple[Layout, Shape]]]] = {}
         self._shapes: dict[tuple[str, str, frozenset[str]], Shape] = {}
         self._names = 0
 
     def enter(self, scope: Scope) -> Ground:
         """The ground of a scope, which keeps it until its request is done."""
-        self._count_names(4)
-        layouts = self._layouts.setdefault((scope.name, scope.version), {})
-        ground = scope.memory = Ground(scope, find_service(scope.resource), layouts)
+        key = (scope.name, scope.version)
+        found = self._scopes.get(key)
+        if found is None:
+            self._count_names(4)
+            found = self._scopes[key] = ({}, {})
+        shapes, latest = found
+        ground = scope.memory = Ground(scope, find_service(scope.resource), shapes, latest)
         return ground
 
-    def find_shape(self, ground: Ground, layout: tuple[str, ...]) -> Shape:
-        """The shape of a layout that was not met before."""
+    def find_shape(self, ground: Ground, layout: Layout) -> Shape:
+        """The shape of a layout."""
+        shape = ground.shapes.get(layout)
+        if shape is None:
+            shape = ground.shapes[layout] = self._make_shape(ground, layout)
+        ground.latest[len(layout)] = layout, shape
+        return shape
+
+    def _make_shape(self, ground: Ground, layout: Layout) -> Shape:
         self._count_names(len(layout))
         scope, names = ground.scope, find_shape(layout)
         key = (scope.name, scope.version, names)
@@ -156,7 +174,6 @@ class Memory:
             plan = find_plan(*key)
             ignored = plan is None and find_rows(scope.name, scope.version)[0].mirror_prefix is None
             shape = self._shapes[key] = Shape(plan, names, ignored=ignored)
-        ground.layouts[layout] = shape
         return shape
 
     def keep_kind(self, key: tuple[object, ...], kind: Kind) -> Kind:
@@ -172,7 +189,7 @@ class Memory:
     def forget(self) -> None:
         """Forget everything; the rules answer until it is learned again."""
         self.kinds.clear()
-        self._layouts.clear()
+        self._scopes.clear()
         self._shapes.clear()
         self._names = 0
         forget_values()

@@ -36,7 +36,11 @@ Sums = tuple[tuple[object, ...], dict[str, Quantity], Counts | None, str | None]
 
 def sum_counts(kind: Kind, shape: Shape, values: Raw, attributes: Any) -> Sums | None:
     """Signature, quantities, counts behind them where they are not plain, response id. None: a count is broken."""
-    response_id = _read_response_id(shape, values) if shape.responses else None
+    response_id = None
+    if shape.responses:
+        response_id = read_plain_id(values[shape.responses.start])
+        if response_id is None or shape.made_up is not None:
+            response_id = _read_response_id(shape, values)
     if kind.bare:
         return (response_id is None,), {}, None, response_id
     if kind.plain is not None:
@@ -101,30 +105,26 @@ def _split_any(
         return None
     counts, split = reading.counts, split_counts(reading.counts)
     response_id = response_id or clean_id(reading.response_id)
-    signature = (
+    signature: tuple[object, ...] = (
         response_id is None,
         clean_word(reading.service_tier),
         split.conflict is None and reading.conflict is None,
         reading.cache_hit,
         *[None if count is None else count > 0 for count in list_facts(counts)],
         len(counts.units),
-        bisect_right(shape.steps, counts.input or 0),
-        bisect_right(shape.steps, count_all_input(counts)),
-        bisect_right(shape.steps, count_uncached(counts)),
     )
+    if len(shape.steps) > 1:
+        sizes = (counts.input or 0, count_all_input(counts), count_uncached(counts))
+        signature = (*signature, *[bisect_right(shape.steps, size) for size in sizes])
     return signature, dict(split.quantities), counts, response_id
 
 
 def _read_response_id(shape: Shape, values: Raw) -> str | None:
-    """The first text among the spellings, as `facts` reads it."""
-    found: str | None = None
+    """The first text among the spellings, cleaned as `facts` cleans it."""
     for place in shape.responses:
-        found = read_plain_id(values[place])
-        if found is None:
-            text = decode_value(values[place])
-            if not isinstance(text, str) or not text:
-                continue
+        text = decode_value(values[place])
+        if isinstance(text, str) and text:
             found = clean_id(text)
-        break
-    made_up = shape.made_up
-    return None if made_up is not None and found is not None and made_up.fullmatch(found) else found
+            made_up = found is not None and shape.made_up is not None and shape.made_up.fullmatch(found) is not None
+            return None if made_up else found
+    return None

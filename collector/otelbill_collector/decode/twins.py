@@ -90,9 +90,9 @@ def _list_sightings(candidate: Candidate) -> tuple[tuple[int, int] | None, Bucke
 def _list_buckets(started_nanos: int, ended_nanos: int) -> Buckets:
     """Buckets around two instants, in order."""
     first, last = (started_nanos - _EDGE_NANOS) // _BUCKET_NANOS, (ended_nanos + _EDGE_NANOS) // _BUCKET_NANOS
-    middle, other = (started_nanos + _EDGE_NANOS) // _BUCKET_NANOS, (ended_nanos - _EDGE_NANOS) // _BUCKET_NANOS
-    if first == middle == other == last:
+    if first == last and started_nanos <= ended_nanos:
         return (first,)
+    middle, other = (started_nanos + _EDGE_NANOS) // _BUCKET_NANOS, (ended_nanos - _EDGE_NANOS) // _BUCKET_NANOS
     return sorted({first, middle, other, last})
 
 

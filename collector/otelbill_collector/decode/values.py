@@ -64,11 +64,12 @@ def read_id(raw: bytes) -> str | None:
     return read_plain_id(raw) or clean_id(decode_value(raw))
 
 
+_PLAIN = bytes(byte for byte in range(0x21, 0x7F) if byte != 0x40)  # printable, and no `@`: no mail address
+
+
 def read_plain_id(raw: bytes) -> str | None:
     """The text of a short encoded one that `clean_id` leaves as it is; None says nothing."""
-    size = len(raw) - 2
-    if 0 < size < 0x80 and raw[1] == size and raw[0] == 0x0A and raw.isascii():
-        text = raw[2:].decode()
-        if text.isprintable() and "@" not in text and " " not in text:
-            return text
+    text = raw[2:]
+    if 0 < len(text) < 0x80 and raw[1] == len(text) and raw[0] == 0x0A and not text.translate(None, _PLAIN):
+        return text.decode()
     return None

@@ -128,6 +128,14 @@ class AttributeView(Mapping[str, Value]):
     def __len__(self) -> int:
         return len(self._encoded)
 
+    def find_text(self, key: str) -> memoryview | None:
+        """The UTF-8 bytes of a text, not copied and not checked; None where the value is no text."""
+        raw = self._encoded.get(key)
+        if raw is None or len(raw) < 2 or raw[0] != _STRING:
+            return None
+        size, start = (raw[1], 2) if raw[1] < 0x80 else _read_varint(raw, 1)
+        return memoryview(raw)[start:] if start + size == len(raw) else None
+
     def encoded(self, key: str) -> bytes:
         """The value's wire bytes, for copying it without decoding."""
         return self._encoded[key]
@@ -221,6 +229,10 @@ class WireSpan(SpanView):
         # Only reached while the slots of SpanView are empty.
         _fill_span(self)
         return object.__getattribute__(self, name)
+
+    def count_attributes(self) -> int:
+        """How many there are, without a look at any."""
+        return len(self.message.attributes)
 
 
 def _fill_span(view: WireSpan) -> None:

@@ -125,6 +125,8 @@ class _Burning:
         self._overage: list[Demand] = []
         self._endings: list[Ending] = []
         self._successors: dict[str, Grant] = {}
+        self._covered: dict[tuple[str, ...], list[_Pot]] = {}  # names of usage -> the pots that may pay for it
+        self._next_end = self._find_next_end()
 
     def _open_pot(self, grant: Grant) -> _Pot:
         end, void = grant.expiry_nanos, self._voids.get(grant.grant_id)
@@ -141,8 +143,7 @@ class _Burning:
             self._end_pots(at)
             self._pay(demand)
         self._end_pots(until_nanos)
-        ends = [pot.end_nanos for pot in self._pots if pot.end_nanos is not None]
-        changes = [*ends, *(() if future is None else (future,))]
+        changes = [moment for moment in (self._next_end, future) if moment is not None]
         return Burned(
             tuple(Allocation(*key, *amounts) for key, amounts in sorted(self._paid.items())),
             tuple(self._overage),
@@ -154,13 +155,28 @@ class _Burning:
 
     def _end_pots(self, now_nanos: int) -> None:
         """Close what has ended by now, the earliest first; what rolls over may end by now as well."""
-        while True:
-            ended = [pot for pot in self._pots if pot.end_nanos is not None and pot.end_nanos <= now_nanos]
-            if not ended:
-                return
-            pot = min(ended, key=lambda pot: (pot.end_nanos, pot.grant.order))
+        while self._next_end is not None and self._next_end <= now_nanos:
+            ended = [pot for pot in self._pots if pot.end_nanos == self._next_end]
+            pot = min(ended, key=_read_order)
             self._pots.remove(pot)
             self._end_pot(pot)
+            self._covered.clear()
+            self._next_end = self._find_next_end()
+
+    def _find_next_end(self) -> int | None:
+        return min((pot.end_nanos for pot in self._pots if pot.end_nanos is not None), default=None)
+
+    def _list_covering(self, place: Place) -> list[_Pot]:
+        """In the order of burning; grants that have not begun are among them."""
+        names = place[1:]
+        if names not in self._covered:
+            project_id, step, model, unit = names
+            self._covered[names] = [
+                pot
+                for pot in self._pots
+                if pot.grant.scope.covers(project_id=project_id, step=step, model=model, unit=unit)
+            ]
+        return self._covered[names]
 
     def _end_pot(self, pot: _Pot) -> None:
         grant, end, left = pot.grant, pot.end_nanos, pot.left
@@ -179,10 +195,9 @@ class _Burning:
     def _pay(self, demand: Demand) -> None:
         """Units come before money in the order, so a money grant pays for what units left."""
         place, currency, price, quantity, charge = demand
-        names = {"project_id": place.project_id, "step": place.step, "model": place.model, "unit": place.unit}
-        for pot in self._pots:
+        for pot in self._list_covering(place):
             grant = pot.grant
-            if not pot.left or grant.start_nanos > place.at_nanos or not grant.scope.covers(**names):
+            if not pot.left or grant.start_nanos > place.at_nanos:
                 continue
             if grant.measure is Measure.UNITS:
                 amount = min(pot.left, quantity)

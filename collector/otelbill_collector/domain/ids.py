@@ -83,10 +83,11 @@ def derive_response_key(claim_id: str) -> bytes:
 
 def derive_number_keys(input_tokens: int, output_tokens: int, buckets: Iterable[int]) -> list[bytes]:
     """`derive_twin_key("claim-twin", input_tokens, output_tokens, bucket)` for each bucket."""
-    head = _TWIN + _encode_number(input_tokens) + _encode_number(output_tokens)
+    asked, answered = b"%d" % input_tokens, b"%d" % output_tokens
+    head = _TWIN + _LENGTHS[len(asked)] + asked + _LENGTHS[len(answered)] + answered
     keys = []
     for bucket in buckets:
-        digest = sha256(head + _encode_number(bucket)).digest()
+        digest = sha256(head + _encode_bucket(bucket)).digest()
         keys.append(_HIGH[digest[0]] + digest[1:16])
     return keys
 
@@ -95,13 +96,13 @@ def derive_number_keys(input_tokens: int, output_tokens: int, buckets: Iterable[
 def derive_gap_key(family: str, bucket: int) -> bytes:
     """`derive_twin_key("claim-gap", family, bucket)`: calls of one model within the same seconds share it."""
     raw = family.encode()
-    digest = sha256(_GAP + _encode_size(raw) + raw + _encode_number(bucket)).digest()
+    digest = sha256(_GAP + _encode_size(raw) + raw + _encode_bucket(bucket)).digest()
     return _HIGH[digest[0]] + digest[1:16]
 
 
 @lru_cache(maxsize=_RECENT_MAX)
-def _encode_number(number: int) -> bytes:
-    raw = b"%d" % number
+def _encode_bucket(bucket: int) -> bytes:
+    raw = b"%d" % bucket
     return _LENGTHS[len(raw)] + raw
 
 

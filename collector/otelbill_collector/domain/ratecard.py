@@ -101,10 +101,16 @@ class RateCard:
     minimums: tuple[Minimum, ...] = ()
     commitments: tuple[Commitment, ...] = ()
     discounts: tuple[Discount, ...] = ()
+    _by_unit: dict[str, list[ChargePrice | PeriodCharge]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         charges = tuple(replace(charge, currency=self.currency) for charge in self.charges)
         object.__setattr__(self, "charges", charges)
+        entries: list[ChargePrice | PeriodCharge] = [*self.prices, *charges]
+        for entry in entries:
+            self._by_unit.setdefault(entry.unit, []).append(entry)
         problems = list(_list_problems(self))
         if problems:
             raise InvalidRateCard(problems)
@@ -113,10 +119,9 @@ class RateCard:
         """The selectors of everything that decides about an event."""
         return [entry.selector for section in (self.prices, self.markups, self.charges) for entry in section]
 
-    def list_unit_entries(self, unit: str) -> list[ChargePrice | PeriodCharge]:
+    def list_unit_entries(self, unit: str) -> Sequence[ChargePrice | PeriodCharge]:
         """What may price a unit: by event or by period."""
-        prices = [price for price in self.prices if price.unit == unit]
-        return [*prices, *(charge for charge in self.charges if charge.unit == unit)]
+        return self._by_unit.get(unit, ())
 
 
 def find_entry(entries: Iterable[Entry], names: EventNames, at_nanos: int) -> Entry | None:

@@ -115,7 +115,7 @@ def list_transfers(
     A part that is too little is added, one that is too much is sent back; each names the last transfer of its key.
     """
     made: list[Transfer] = []
-    for key in sorted(wanted.keys() | posted.keys()):
+    for key in sorted(wanted.keys() | posted.keys(), key=_read_order):
         before = posted.get(key)
         for flow in _list_steps(wanted.get(key), before):
             corrects = None if before is None else before.last_id
@@ -123,6 +123,11 @@ def list_transfers(
             require_balanced(transfer)
             made.append(transfer)
     return made
+
+
+def _read_order(key: Key) -> tuple[bool, int, bool, Key]:
+    """As things happened: what is granted, then by time, what ends before what burns afterwards."""
+    return (key.kind is not Kind.GRANT, key.place.at_nanos, key.kind is Kind.BURN, key)
 
 
 def _list_steps(wanted: Flow | None, posted: Posted | None) -> list[Flow]:

@@ -67,10 +67,10 @@ def check_credits(connection: sqlite3.Connection, report: Report) -> None:
         transfers = list_posted(connection)
         _check_ids(connection, report)
         _check_transfers(transfers, report)
-        posts = connection.execute("SELECT customer_id, until_nanos, dirty FROM credit_post").fetchall()
+        posts = connection.execute("SELECT customer_id, until_nanos, dirty > 0 FROM credit_post").fetchall()
         known = set(list_customers(connection))
-        for customer_id, until_nanos, dirty in posts:
-            if not dirty and customer_id in known:
+        for customer_id, until_nanos, is_due in posts:
+            if not is_due and customer_id in known:
                 _check_posted(connection, customer_id, until_nanos, transfers, report)
         report.counts["credit_transfers"] = len(transfers)
     finally:

@@ -103,7 +103,9 @@ class PriceReader:
 
 def _read_prices(body: str) -> Prices:
     prices = json.loads(body).get("prices", {})
-    return {unit: parse_attos(item["charge"]) for unit, item in prices.items() if item.get("charge") is not None}
+    charges = {unit: item["charge"] for unit, item in prices.items() if item.get("charge") is not None}
+    # What a charge of the whole period covers adds nothing to its events.
+    return {unit: 0 if charge == "period" else parse_attos(charge) for unit, charge in charges.items()}
 
 
 def add_table(table: pa.Table, prices: PriceReader, sums: Sums) -> None:

@@ -70,7 +70,7 @@ def save_grant(connection: sqlite3.Connection, grant: Grant) -> None:
             *(_render_rollover(grant.rollover), grant.reason, grant.operator, grant.given_nanos),
         ),
     )
-    _mark_dirty(connection, [grant.customer_id])
+    _count_change(connection, [grant.customer_id])
 
 
 def save_void(connection: sqlite3.Connection, void: Void) -> Grant:
@@ -83,7 +83,7 @@ def save_void(connection: sqlite3.Connection, void: Void) -> Grant:
         raise InvalidGrant(f"grant {void.grant_id} expired at {format_instant(grant.expiry_nanos)}: nothing to void")
     values = (void.grant_id, void.at_nanos, void.reason, void.operator, void.given_nanos)
     connection.execute("INSERT INTO credit_void VALUES (?, ?, ?, ?, ?)", values)
-    _mark_dirty(connection, [grant.customer_id])
+    _count_change(connection, [grant.customer_id])
     return grant
 
 
@@ -147,12 +147,15 @@ def find_balance(book: CreditBook) -> dict[str, int]:
 def mark_changed(connection: sqlite3.Connection, customer_ids: Iterable[str]) -> None:
     """Have the credits of those customers who have any posted again. Call inside a write transaction."""
     granted = set(list_customers(connection))
-    _mark_dirty(connection, sorted(granted & set(customer_ids)))
+    _count_change(connection, sorted(granted & set(customer_ids)))
 
 
-def _mark_dirty(connection: sqlite3.Connection, customer_ids: Sequence[str]) -> None:
+# credit_post.dirty counts changes of usage and grants; the transfers know of them while it is negative.
+
+
+def _count_change(connection: sqlite3.Connection, customer_ids: Sequence[str]) -> None:
     connection.executemany(
-        "INSERT INTO credit_post VALUES (?, 0, NULL, 1) ON CONFLICT (customer_id) DO UPDATE SET dirty = 1",
+        "INSERT INTO credit_post VALUES (?, 0, NULL, 1) ON CONFLICT (customer_id) DO UPDATE SET dirty = abs(dirty) + 1",
         [(customer_id,) for customer_id in customer_ids],
     )
 
@@ -160,36 +163,70 @@ def _mark_dirty(connection: sqlite3.Connection, customer_ids: Sequence[str]) -> 
 def list_due(connection: sqlite3.Connection, now_nanos: int) -> list[str]:
     """Customers whose transfers do not say what grants and usage do, or not up to now."""
     rows = connection.execute(
-        "SELECT customer_id FROM credit_post WHERE dirty OR next_nanos <= ? ORDER BY customer_id", (now_nanos,)
+        "SELECT customer_id FROM credit_post WHERE dirty > 0 OR next_nanos <= ? ORDER BY customer_id",
+        (now_nanos,),
     )
     return [row[0] for row in rows]
 
 
-def post_credits(connection: sqlite3.Connection, customer_id: str, now_nanos: int) -> list[Transfer]:
-    """Post the difference between what is burned and what is posted. Call inside a write transaction.
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """Transfers that are to be written, and what they were made from: they stand only while that is unchanged."""
+
+    customer_id: str
+    until_nanos: int
+    next_nanos: int | None
+    changes: int
+    last_id: int
+    transfers: tuple[Transfer, ...]
+
+
+def prepare_posting(connection: sqlite3.Connection, customer_id: str, now_nanos: int) -> Posting:
+    """The difference between what is burned and what is posted. Reads only, so that nobody waits for it.
 
     Time never goes back here: a clock that does would take back what has expired.
     """
-    (until,) = connection.execute(
-        "SELECT coalesce(max(until_nanos), 0) FROM credit_post WHERE customer_id = ?", (customer_id,)
-    ).fetchone()
+    changes, until = _find_post(connection, customer_id)
     until = max(until, now_nanos)
     book = load_book(connection, customer_id, until, tail=False)
-    posted = sum_posted(list_posted(connection, customer_id))
-    (last,) = connection.execute("SELECT coalesce(max(transfer_id), 0) FROM credit_transfer").fetchone()
+    last_id = _find_last_id(connection)
     given = [grant for grant in book.grants if grant.parent_id is None]
     made = list_transfers(
-        list_flows(given, book.burned), posted, customer_id=customer_id, booked_nanos=now_nanos, next_id=last + 1
+        list_flows(given, book.burned),
+        sum_posted(list_posted(connection, customer_id)),
+        customer_id=customer_id,
+        booked_nanos=now_nanos,
+        next_id=last_id + 1,
     )
+    return Posting(customer_id, until, book.burned.next_nanos, changes, last_id, tuple(made))
+
+
+def save_posting(connection: sqlite3.Connection, posting: Posting) -> bool:
+    """Append its transfers; False, with nothing written, if what it was made from has changed. Call inside a write
+    transaction.
+    """
+    changes, until = _find_post(connection, posting.customer_id)
+    if changes != posting.changes or until > posting.until_nanos or _find_last_id(connection) != posting.last_id:
+        return False
     connection.executemany(
-        f"INSERT INTO credit_transfer ({_TRANSFER_COLUMNS}) VALUES ({', '.join('?' * 17)})", map(_render_transfer, made)
+        f"INSERT INTO credit_transfer ({_TRANSFER_COLUMNS}) VALUES ({', '.join('?' * 17)})",
+        map(_render_transfer, posting.transfers),
     )
     connection.execute(
-        "INSERT INTO credit_post VALUES (?, ?, ?, 0) ON CONFLICT (customer_id) DO UPDATE"
-        " SET until_nanos = excluded.until_nanos, next_nanos = excluded.next_nanos, dirty = 0",
-        (customer_id, until, book.burned.next_nanos),
+        "UPDATE credit_post SET until_nanos = ?, next_nanos = ?, dirty = -abs(dirty) WHERE customer_id = ?",
+        (posting.until_nanos, posting.next_nanos, posting.customer_id),
     )
-    return made
+    return True
+
+
+def _find_post(connection: sqlite3.Connection, customer_id: str) -> tuple[int, int]:
+    query = "SELECT abs(dirty), until_nanos FROM credit_post WHERE customer_id = ?"
+    changes, until = connection.execute(query, (customer_id,)).fetchone() or (0, 0)
+    return changes, until
+
+
+def _find_last_id(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT coalesce(max(transfer_id), 0) FROM credit_transfer").fetchone()[0])
 
 
 def list_posted(connection: sqlite3.Connection, customer_id: str | None = None) -> list[Transfer]:

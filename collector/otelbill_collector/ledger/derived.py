@@ -192,7 +192,7 @@ def decode_text(raw: bytes) -> str:
 
 
 def fold_all(scratch: sqlite3.Connection, fold: Callable[[], int], advance: Callable[[], None]) -> None:
-    """Fold until nothing is left, in one transaction."""
+    """Call a fold of the scratch database until nothing is left, a transaction each."""
     folded = 1
     while folded:
         scratch.execute("BEGIN")

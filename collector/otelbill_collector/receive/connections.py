@@ -1,7 +1,8 @@
 """How many HTTP connections are open at once, and how long their headers may be. Owns the choice of which one to close.
 
-Past the bound a connection is closed that has no complete request under way: of the address with the most of them the
-one that has waited longest. So who opens thousands, or sends a byte a second, loses them, and others find a place.
+Past the bound a connection is closed that has no complete request under way: first of those that never had one, of the
+address with the most of them, the one that has waited longest. So who opens thousands, or sends a byte a second, loses
+them, and others keep their place.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class ConnectionBook:
         self.connections_max = connections_max
         self.count_refusal = count_refusal
         self._open: set[BoundedProtocol] = set()
-        self._idle: dict[str, dict[BoundedProtocol, None]] = {}  # by address, oldest first
+        # Those that never had an answer, and those that had one; each by address, oldest first.
+        self._strangers: dict[str, dict[BoundedProtocol, None]] = {}
+        self._known: dict[str, dict[BoundedProtocol, None]] = {}
 
     @property
     def size(self) -> int:
@@ -39,10 +42,11 @@ class ConnectionBook:
         """Take a new connection, in the place of an idle one where there is no other."""
         if len(self._open) >= self.connections_max:
             self.count_refusal("connections")
-            if not self._idle:
+            idle = self._strangers or self._known
+            if not idle:
                 connection.refuse()
                 return
-            crowd = max(self._idle.values(), key=len)
+            crowd = max(idle.values(), key=len)
             victim = next(iter(crowd))
             self.remove(victim)
             victim.refuse()
@@ -57,13 +61,17 @@ class ConnectionBook:
     def mark_idle(self, connection: BoundedProtocol) -> None:
         """It waits for a request, or for the rest of one."""
         if connection in self._open:
-            self._idle.setdefault(connection.address, {})[connection] = None
+            group = self._known if connection.answered else self._strangers
+            group.setdefault(connection.address, {})[connection] = None
 
     def mark_busy(self, connection: BoundedProtocol) -> None:
         """Its request is complete and waits for the answer."""
-        idle = self._idle.get(connection.address, {})
-        if idle.pop(connection, self) is None and not idle:
-            del self._idle[connection.address]
+        for group in (self._strangers, self._known):
+            idle = group.get(connection.address)
+            if idle is not None and connection in idle:
+                del idle[connection]
+                if not idle:
+                    del group[connection.address]
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -74,6 +82,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._book = book
         self._head_bytes = 0
         self.address = ""
+        self.answered = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -102,6 +111,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if not self.cycle.more_body:  # refused before its end: the rest of the body is still to come
+            self.answered = True
         self._book.mark_idle(self)
 
     def refuse(self) -> None:

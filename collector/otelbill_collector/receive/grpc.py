@@ -39,9 +39,9 @@ class OtlpGrpc:
         self._count = count
         self.turns = Turns(admission.limits)
 
-    async def export(self, messages: Any, context: Any) -> bytes:
+    async def export(self, _: Any, context: Any) -> bytes:
         """Any: grpc.aio's iterator and ServicerContext are generic over types that raw bytes do not have."""
-        answer = await self._accept(messages, context)
+        answer = await self._accept(context)
         if isinstance(answer, Refusal):
             code = _CODES[answer.rpc_code]
             self._count("grpc", code.name)
@@ -52,14 +52,14 @@ class OtlpGrpc:
         assert isinstance(answer, ExportTraceServiceResponse)
         return answer.SerializeToString()
 
-    async def _accept(self, messages: Any, context: Any) -> ExportTraceServiceResponse | Refusal:
+    async def _accept(self, context: Any) -> ExportTraceServiceResponse | Refusal:
         metadata = dict(context.invocation_metadata() or ())
         if not self._admission.is_authorised(metadata.get("authorization")):
             return Refusal(401, "send one of the configured tokens as authorization: Bearer TOKEN")
         sender = name_sender(*split_peer(context.peer()))
         try:
             async with self.turns.take(sender):
-                body = await self._read(messages)
+                body = await self._read(context)
                 held = self._admission.hold_until_done(sender, len(body), lambda: self._submit(body))
             answer = await asyncio.wrap_future(held)
         except Overloaded as error:
@@ -71,17 +71,16 @@ class OtlpGrpc:
             return Refusal(400, answer.reason)
         return build_response(answer)
 
-    async def _read(self, messages: Any) -> bytes:
+    async def _read(self, context: Any) -> bytes:
         """The call's one message. Raises Overloaded where it takes too long."""
         seconds = self._admission.limits.body_seconds_max
         try:
             async with asyncio.timeout(seconds):
-                async for body in messages:
-                    return bytes(body)
+                body = await context.read()
         except TimeoutError:
             reason = f"the message took longer than {seconds:g} s to arrive; send smaller batches"
             raise Overloaded("body_seconds", reason) from None
-        return b""
+        return body if isinstance(body, bytes) else b""  # a call may end without a message
 
 
 def _build_retry_details(refusal: Refusal) -> bytes:

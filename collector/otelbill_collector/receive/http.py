@@ -46,8 +46,10 @@ class OtlpHttp:
         self._submit = submit
         self._admission = admission
         self._count = count
-        # One thread: what is inflated but not yet admitted is one body at a time.
-        self._converter = ThreadPoolExecutor(1, thread_name_prefix="otelbill-convert")
+        # One thread each: what is inflated but not yet admitted is one body at a time, and JSON is slow.
+        self._converters = {
+            kind: ThreadPoolExecutor(1, thread_name_prefix="otelbill-convert") for kind in (PROTOBUF, JSON)
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -135,7 +137,9 @@ class OtlpHttp:
         if len(body) <= _INLINE_BYTES_MAX or (content_type == PROTOBUF and encoding in ("", "identity")):
             return self._convert_body(body, encoding, content_type)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._converter, self._convert_body, body, encoding, content_type)
+        return await loop.run_in_executor(
+            self._converters[content_type], self._convert_body, body, encoding, content_type
+        )
 
     def _convert_body(self, body: bytes, encoding: str, content_type: str) -> bytes:
         try:

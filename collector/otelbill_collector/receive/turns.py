@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from otelbill_collector.receive.admission import Overloaded, ReceiveLimits
 
 _PER_SENDER = 0.5  # of all turns, for one sender at a time
+_COPIES = 2  # of a message while it is read: gRPC's and ours
 _TURNS_MIN = 2
 
 
@@ -21,7 +22,7 @@ class Turns:
     """Turns to read a message. A call that finds `waiting_max` others waiting, or waits too long, is refused."""
 
     def __init__(self, limits: ReceiveLimits) -> None:
-        self.turns_max = max(_TURNS_MIN, limits.inflight_bytes_max // limits.body_bytes_max)
+        self.turns_max = max(_TURNS_MIN, limits.inflight_bytes_max // (_COPIES * limits.body_bytes_max))
         self.waiting_max = limits.waiting_calls_max
         self.waiting = 0
         self._seconds_max = limits.body_seconds_max

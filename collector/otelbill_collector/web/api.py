@@ -22,6 +22,7 @@ from otelbill_collector.web.front import FRONT_QUERY, FrontPage, render_front
 
 Json = Any  # whatever the read models give; it is only serialised here
 _BODY_BYTES_MAX = 1 << 20
+INSTANCE_HEADER = "otelbill-instance"
 
 
 class BadQuery(ValueError):
@@ -44,6 +45,7 @@ class ApiHandlers:
     operate: Mapping[str, Callable[[dict[str, Any]], Json]]
     not_found: tuple[type[Exception], ...]
     refused: tuple[type[Exception], ...]
+    instance: str = ""  # which start of a sidecar answers; shown by /healthz
 
 
 class _BodyTooLarge(Exception):
@@ -80,7 +82,7 @@ class _Api:
         self._handlers = handlers
 
     async def show_health(self, _: Request) -> Response:
-        return PlainTextResponse("ok\n")
+        return PlainTextResponse("ok\n", headers={INSTANCE_HEADER: self._handlers.instance})
 
     async def show_readiness(self, _: Request) -> Response:
         ready = self._handlers.is_ready()

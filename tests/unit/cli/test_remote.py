@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -15,6 +16,7 @@ from otelbill_collector.cli.remote import operate_ledger
 from otelbill_collector.config import Config
 from otelbill_collector.ledger.sqlite import SqliteStore
 
+INSTANCE = "mine"
 _ASSIGN = {"event_ids": ["e"], "customer_id": "c", "operator": "o", "reason": "r"}
 
 
@@ -36,6 +38,11 @@ def broken_api() -> Iterator[str]:
             self.end_headers()
             self.wfile.write(b"Internal Server Error")
 
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("otelbill-instance", INSTANCE)
+            self.end_headers()
+
         def log_message(self, *_: object) -> None:
             """Keep the test output clean."""
 
@@ -53,4 +60,18 @@ def test_a_fault_of_the_sidecar_is_a_message(tmp_path: Path, broken_api: str) ->
     (tmp_path / ADDRESS_FILE).write_text(f'{{"api": "{broken_api}"}}')
     with pytest.raises(click.ClickException, match=r"answered 500.*collector's log"):
         operate_ledger(Config(data_dir=tmp_path), "adjust", dict(_ASSIGN))
+    store.close()
+
+
+@pytest.mark.parametrize("announced", ["another", "the same"])
+def test_an_address_that_somebody_else_has_by_now_is_not_used(
+    tmp_path: Path, broken_api: str, announced: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After kill -9 the folder names a port where another ledger's sidecar may listen: nothing is booked there."""
+    monkeypatch.setattr("tests.unit.cli.test_remote.INSTANCE", "another" if announced == "another" else "mine")
+    store = SqliteStore(tmp_path)
+    (tmp_path / ADDRESS_FILE).write_text(json.dumps({"api": broken_api, "pid": 1, "instance": "mine"}))
+    message = r"answered 500" if announced == "the same" else r"of one that was killed.*try again"
+    with pytest.raises(click.ClickException, match=message):
+        operate_ledger(Config(data_dir=tmp_path), "assign-customer", dict(_ASSIGN))
     store.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,26 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MEMORY.count_names() <= 60
     assert all(len(memory) <= 7 for memory in (values.NUMBERS, values.TEXTS, values.FREE_NAMES))
     assert all(len(kind.outcomes) <= 2 for kind in MEMORY.kinds.values())
+
+
+def test_what_is_known_is_not_counted_again(cases: Sequence[Case]) -> None:
+    """The bound is on what is held: a sidecar that meets the same spans for a year forgets nothing."""
+    body = b"".join(case.body for case in cases)
+    held = []
+    for _ in range(3):
+        for view in decode_request(body):
+            select_span(view)
+        held.append(MEMORY.count_names())
+    assert held[0] == held[1] == held[2] > len(cases)
+
+
+def test_threads_that_learn_at_once_learn_the_same(cases: Sequence[Case]) -> None:
+    """A command in the sidecar's process selects beside the writer: what one notes, the other must not overwrite."""
+    bodies = [case.body for case in cases]
+    orders = [random.Random(number).sample(bodies, len(bodies)) for number in range(4)]
+    with ThreadPoolExecutor(len(orders)) as pool:
+        list(pool.map(lambda order: [select_span(view) for body in order for view in decode_request(body)], orders))
+    check(b"".join(bodies))
 
 
 def test_content_is_not_remembered() -> None:

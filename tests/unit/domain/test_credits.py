@@ -216,6 +216,20 @@ def test_late_usage_before_the_expiry_shrinks_what_rolled_over() -> None:
     assert format_attos(sum(item.charge_attos for item in burn([grant], (), usage, at("15")).overage)) == "0"
 
 
+def test_the_worked_example_of_the_documentation() -> None:
+    """docs/credits.md works these amounts out: before the late event of the 10th, and with it."""
+    a = usd("A", "10", expires="15", rollover=Rollover(parse_instant("2026-12-01"), percent_scaled=500_000))
+    b = replace(usd("B", "20", origin=Origin.PAID), expiry_nanos=parse_instant("2026-12-01"))
+    usage, late = [used("03", "4"), used("20", "25")], used("10", "2")
+    for told, expected in (
+        (usage, {"A": "4", "C": "3", "B": "20", "overage": "2"}),
+        ([*usage, late], {"A": "6", "C": "2", "B": "20", "overage": "3"}),
+    ):
+        burned = burn([a, b], (), told, at("25"))
+        paid = {name if len(name) == 1 or name == "overage" else "C": item for name, item in show(burned, a, b).items()}
+        assert paid == expected
+
+
 def test_a_charge_lowered_by_an_operator_takes_from_the_same_hour() -> None:
     """Tokens for $2 whose charge was corrected to $0.50: the correction is -1.50 of no unit, and 0.50 is to be paid."""
     lowered = Demand(Place(at("10"), "", "", "gpt", ""), "USD", charge_attos=-parse_attos("1.50"))

@@ -18,6 +18,7 @@ from otelbill_collector.crediting import (
     render_history,
     render_statement,
 )
+from otelbill_collector.domain.charges import PeriodCharge, Pricing
 from otelbill_collector.domain.credits import Demand, Place
 from otelbill_collector.domain.grants import SLICE_NANOS, InvalidGrant
 from otelbill_collector.domain.instants import format_instant
@@ -32,7 +33,10 @@ from otelbill_collector.ledger.credits import (
     find_charge_time,
     list_credit_lines,
     list_posted,
+    mark_changed,
+    prepare_posting,
     save_period_charges,
+    save_posting,
 )
 from otelbill_collector.ledger.lineage import list_trace
 from tests.books import TestBooks
@@ -87,8 +91,11 @@ class Desk:
 
     def accounts(self) -> dict[str, str]:
         """Balances of all accounts in dollars, those that are even left out."""
-        sums = sum_accounts(self.read(list_posted))
-        return {account.partition(":")[0]: format_attos(value) for (account, _), value in sums.items() if value}
+        sums: dict[str, int] = {}
+        for (account, _), value in sum_accounts(self.read(list_posted)).items():
+            name = account.partition(":")[0]
+            sums[name] = sums.get(name, 0) + value
+        return {name: format_attos(value) for name, value in sums.items() if value}
 
 
 @pytest.fixture
@@ -125,6 +132,19 @@ def test_posting_again_writes_nothing(desk: Desk) -> None:
     desk.credits = CreditDesk(desk.books.store, TERMS, lambda: desk.now)
     assert desk.credits.post_due() == 0
     assert desk.read(list_posted) == before
+
+
+def test_a_posting_that_was_overtaken_is_not_written(desk: Desk) -> None:
+    """What was worked out on a snapshot is written only while nothing it was made from has changed."""
+    desk.give()
+    desk.use("a", 400)
+    desk.books.store.transact(fold_credit_usage)
+    desk.books.store.transact(lambda connection: mark_changed(connection, ["acme"]))
+    stale = desk.read(prepare_posting, "acme", desk.now)
+    assert [item.key.kind.value for item in stale.transfers] == ["burn"]
+    desk.give("3", reason="more")
+    assert desk.books.store.transact(lambda connection: save_posting(connection, stale)) is False
+    assert desk.accounts() == {"issued": "-13", "grant": "9", "consumed": "4"}
 
 
 def test_duplicates_change_nothing(desk: Desk) -> None:
@@ -369,3 +389,24 @@ def test_what_rolled_over_can_be_voided(desk: Desk) -> None:
     answer = desk.credits.void(grant_id=rest["grant_id"], reason="left us", operator="ann")
     assert (answer["state"], answer["voided"]) == ("void", "10")
     assert desk.accounts() == {"issued": "-10", "voided": "10"}
+
+
+def test_what_a_period_charge_covers_has_no_price_by_event(tmp_path: Path) -> None:
+    """Input tokens are in a package of the period, so an event's charge is its 20 output tokens x 0.02 = 0.40. Money
+    pays that; granted input tokens are counted down, and worth nothing.
+    """
+    desk = Desk(tmp_path / "ledger")
+    charge = PeriodCharge("tokens", "input_tokens", Pricing.PACKAGE, attos=parse_attos("1"), package_size=1_000)
+    card = RateCard((ChargePrice("output_tokens", parse_attos("0.02")),), charges=(charge,))
+    desk.books.close()
+    desk.books = TestBooks(tmp_path / "ledger", replace(Config(), rate_card=card))
+    desk.credits = CreditDesk(desk.books.store, TERMS, lambda: desk.now)
+    desk.give()
+    desk.give(units="70", unit="input_tokens")
+    desk.books.post(chat("a", tokens=(100, 20), ended=T0))
+    statement = desk.read(render_statement, "acme", T0, T0 + QUARTER)
+    assert sorted((row["asset"], row["amount"], row["charge"]) for row in statement["consumption"]) == [
+        ("USD", "0.4", "-0.4"),
+        ("input_tokens", "70", "0"),
+    ]
+    desk.books.close()

@@ -8,7 +8,7 @@ import json
 import secrets
 import threading
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -211,11 +211,11 @@ def test_bytes_of_an_aborted_call_are_held_until_the_writer_is_done_with_them() 
         def peer(self) -> str:
             return "ipv4:127.0.0.1:4711"
 
-    async def messages() -> AsyncIterator[bytes]:
-        yield BODY
+        async def read(self) -> bytes:
+            return BODY
 
     async def cancel() -> None:
-        task = asyncio.create_task(service.export(messages(), Context()))
+        task = asyncio.create_task(service.export(None, Context()))
         while not admission.inflight_bytes:
             await asyncio.sleep(0)
         task.cancel()
@@ -348,7 +348,7 @@ def test_a_body_that_is_announced_and_does_not_come_holds_little() -> None:
 
 def test_calls_wait_for_their_turn_and_a_crowd_of_one_sender_for_itself() -> None:
     """Over gRPC a size is known too late: few messages are read at once, and a newcomer does not wait for the crowd."""
-    turns = Turns(ReceiveLimits(1, 1, inflight_bytes_max=4, body_seconds_max=0.1, waiting_calls_max=5))
+    turns = Turns(ReceiveLimits(1, 1, inflight_bytes_max=8, body_seconds_max=0.1, waiting_calls_max=5))
     refused: list[str] = []
 
     async def read(sender: str, done: asyncio.Event) -> str:
