@@ -11,6 +11,7 @@ _ALL = (
     ("ingest, a third plain HTTP spans", ["ingest", "--http-third"]),
     ("ingest, over gRPC", ["ingest", "--protocol", "grpc"]),
     ("questions to a ledger of 200,000 records", ["queries", "--records", "200000"]),
+    ("draft invoice of a million events", ["invoices"]),
     ("what metering costs in the app", ["in_process"]),
     ("selection of recorded spans", ["selection"]),
 )

@@ -36,6 +36,8 @@ from otelbill_collector.ledger.periods import Invoice, InvoiceEvent, append_invo
 from otelbill_collector.ledger.usage_sums import Blocker, has_records, list_blockers, load_usage_sums
 
 Json = dict[str, Any]  # Any: JSON values
+# What credits pay of a period in all, as entries of kind `credit` with negative amounts. The entries that are handed in
+# are charges that no event carries and that no earlier invoice has.
 Pay = Callable[[sqlite3.Connection, str, Period, Sequence[Entry]], Sequence[Entry]]
 
 
@@ -138,13 +140,13 @@ class _History:
         self.standing = [invoice for invoice in invoices if invoice.stands]
         self.closed = sorted((invoice.period for invoice in self.standing), key=lambda period: period.start_nanos)
 
-    def list_invoiced(self, period: Period) -> dict[Key, Entry]:
-        """Everything invoiced for a period that still stands, by key. Credits pay for lines and are none."""
+    def list_invoiced(self, period: Period, *, credits: bool = False) -> dict[Key, Entry]:
+        """Everything invoiced for a period that still stands, by key: what is owed, or the credits that paid for it."""
         lines = (line for invoice in self.standing for line in invoice.lines)
         return sum_entries(
             line.entry
             for line in lines
-            if line.period.start_nanos == period.start_nanos and line.entry.kind is not LineKind.CREDIT
+            if line.period.start_nanos == period.start_nanos and (line.entry.kind is LineKind.CREDIT) is credits
         )
 
     def list_terms(self, period: Period) -> list[Term]:
@@ -189,8 +191,7 @@ class Drafting:
         current = self._state_period(period, terms)
         own = [(period, entry) for entry in list_differences(current, history.list_invoiced(period))]
         placed = [*own, *adjustments]
-        entries = [entry for _, entry in placed]
-        placed += [(period, credit) for credit in pay(self._connection, customer_id, period, entries)]
+        placed += self._list_credits(period, placed, pay)
         return Draft(
             customer_id=customer_id,
             period=period,
@@ -202,6 +203,23 @@ class Drafting:
             revision=history.count_revisions(period),
             after=tuple(invoice.invoice_id for invoice in history.standing),
         )
+
+    def _list_credits(
+        self, period: Period, placed: Sequence[tuple[Period, Entry]], pay: Pay
+    ) -> list[tuple[Period, Entry]]:
+        """Credits follow by difference, as everything does: late usage may burn more, a late grant may pay for more."""
+        found: list[tuple[Period, Entry]] = []
+        earlier = [closed for closed in self._history.closed if closed.start_nanos < period.start_nanos]
+        for item in (period, *earlier):
+            charges = [
+                entry
+                for origin, entry in placed
+                if origin.start_nanos == item.start_nanos and entry.kind is not LineKind.USAGE
+            ]
+            paid = pay(self._connection, self._customer_id, item, charges)
+            invoiced = self._history.list_invoiced(item, credits=True)
+            found += [(item, entry) for entry in list_differences(paid, invoiced)]
+        return found
 
     def list_adjusted(self, period: Period) -> list[Entry]:
         """What is left to invoice of a closed period, because of usage that came late or was corrected since."""
@@ -245,7 +263,7 @@ class Drafting:
         return sum((self._spent[item.start_nanos] for item in earlier), Fraction(0))
 
     def _require_currency(self, sums: Iterable[UsageSum], period: Period) -> None:
-        other = {item.currency for item in sums} - {self._rules.currency.code}
+        other = {item.currency for item in sums} - {self._rules.currency.code, None}
         if other:
             raise CannotInvoice(
                 f"usage of {self._customer_id} in {period.label} was rated in {', '.join(sorted(map(str, other)))}, "

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from otelbill_collector.billing import Billing
@@ -31,12 +32,12 @@ from otelbill_collector.ledger.booking import Outcome
 from otelbill_collector.ledger.books import Books
 from otelbill_collector.ledger.corrections import Correction, Wish, list_corrections
 from otelbill_collector.ledger.deadletters import list_dead_letters, mark_replayed
-from otelbill_collector.ledger.meters import Metering, fold_meters
-from otelbill_collector.ledger.openings import fold_openings
+from otelbill_collector.ledger.meters import Metering, prepare_meters, save_meters
+from otelbill_collector.ledger.openings import prepare_openings, save_openings
 from otelbill_collector.ledger.outbox_views import status
 from otelbill_collector.ledger.repricing import Scope
 from otelbill_collector.ledger.resolutions import Resolution
-from otelbill_collector.ledger.rollups import count_events, fold_rollups
+from otelbill_collector.ledger.rollups import count_events, prepare_fold, save_fold
 from otelbill_collector.pipeline import Request, Stages, carry_batch
 from otelbill_collector.simulation import identify_prices
 
@@ -105,11 +106,25 @@ class Operations:
     def fold(self) -> int:
         """Bring rollups and the Stripe outbox up to date; returns the number of segments folded."""
         store = self.books.store
-        folds: list[Callable[[], int]] = [lambda: store.transact(fold_rollups), lambda: store.transact(fold_openings)]
+
+        def fold_once() -> int:
+            found = store.read(prepare_fold)  # summed while the writer goes on
+            return store.transact(lambda connection: save_fold(connection, found)) if found.segments else 0
+
+        def open_once() -> int:
+            found = store.read(prepare_openings)
+            return store.transact(lambda connection: save_openings(connection, found)) if found.segments else 0
+
+        folds: list[Callable[[], int]] = [fold_once, open_once]
         desk = self._desk
         if desk is not None:
-            folds.append(lambda: store.transact(lambda connection: fold_meters(connection, desk.metering)))
+            folds.append(partial(self._fold_meters, desk.metering))
         return fold_until_done(folds)
+
+    def _fold_meters(self, metering: Metering) -> int:
+        store = self.books.store
+        found = store.read(lambda connection: prepare_meters(connection, metering))
+        return store.transact(lambda connection: save_meters(connection, metering, found)) if found.segments else 0
 
     def decide_due(self) -> int:
         """Decide again the claim groups whose time has come; returns the number of records booked."""

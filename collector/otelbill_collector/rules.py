@@ -67,6 +67,14 @@ class RuleSet:
             return Amounts(RatingState.NOT_BILLABLE), {}
         if self._must_hold(candidate, decision):
             return Amounts(RatingState.HELD, currency=self._rater.card.currency), {}
+        names = (candidate.provider, candidate.model, candidate.request_model, candidate.service_tier)
+        sums = self._rater.sum_plain(
+            decision.quantities, candidate.ended_nanos, names, decision.customer_id, decision.step
+        )
+        if sums is not None:
+            cost, charge, version = sums
+            amounts = Amounts(RatingState.RATED, version.version_id, cost, charge, self._rater.card.currency)
+            return amounts, {version.version_id: version.body}
         rated = self.rate_lines(candidate, decision)
         amounts = Amounts(rated.state, rated.price_version, rated.cost_attos, rated.charge_attos, rated.currency)
         return amounts, {rated.version.version_id: rated.version.body} if rated.version else {}

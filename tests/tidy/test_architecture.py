@@ -29,6 +29,9 @@ ALLOWED = {
     "offline": {"domain", "decode", "ledger", "rules", "explanation"},
     "dialect_guide": {"decode"},
     "doctor": {"domain", "decode", "offline", "dialect_guide"},
+    "archive": {"domain", "ledger", "explanation"},
+    "archive_check": set(),
+    "invoice_page": set(),
     "operations": {
         *("billing", "crediting", "domain", "ledger", "export", "jobs", "pipeline", "explanation", "isolation"),
         "simulation",

@@ -50,6 +50,7 @@ _COMMANDS = (
     invoices.close,
     invoices.show_invoice,
     invoices.invoices,
+    invoices.export,
     credits.credits_group,
     stripe.stripe,
     integrity.verify,

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from otelbill_collector.archive import pack_invoice
 from otelbill_collector.billing import BILLING_ERRORS, OPEN, build_billing_rules, list_summaries, load_invoice
 from otelbill_collector.cli.operate import find_user
 from otelbill_collector.cli.options import (
@@ -309,3 +310,42 @@ def void(
         return
     for row in answer["voided"]:
         click.echo(f"{row['invoice_id']} voided; {row['customer_id']} {row['period']} is open again")
+
+
+@click.command("export")
+@click.option("--invoice", "invoice_id", required=True, help="The invoice to pack.")
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write.  [default: INVOICE_ID.tar]"
+)
+@config_options
+@json_option
+def export(
+    invoice_id: str, output: Path | None, config_path: Path | None, data_dir: Path | None, as_json: bool
+) -> None:
+    """Pack an invoice with everything behind it: lines, records, prices, corrections, and a script that checks them.
+
+    A stranger unpacks it and runs `python check.py`. The same invoice packs to the same bytes, everywhere.
+
+    \b
+    Example:
+      otelbill export --invoice inv1.73685934d71c51903dad930d --output acme-2026-11.tar
+    """
+    config = require_config(config_path, data_dir)
+    target = output or Path(f"{invoice_id}.tar")
+    if target.exists():
+        raise click.ClickException(f"{target} exists; name a file that does not with --output")
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            packed = read_ledger(config, lambda connection: pack_invoice(connection, invoice_id, file))
+        partial.rename(target)
+    except UnknownInvoice as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(f"{target}: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    if as_json:
+        print_json({**packed, "file": str(target)})
+        return
+    click.echo(f"{target}: {packed['lines']} lines, {packed['records']} records; unpack it and run python check.py")

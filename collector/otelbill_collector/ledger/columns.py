@@ -5,8 +5,9 @@ Owns the short ways there. `segments` owns the columns' names and types, and the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from operator import attrgetter
+from collections.abc import Callable, Sequence
+from itertools import chain
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,6 @@ _OWN = {
 }
 _RATED = ("rating", "price_version", "cost", "charge", "currency")
 _HEX_CHARACTERS = 32
-_WHOLE = frozenset({int})
 
 
 def encode_singles(singles: Singles) -> pa.RecordBatch:
@@ -86,31 +86,32 @@ def _encode_quantities(quantities: Sequence[Quantities]) -> dict[str, pa.Array]:
         for unit in STANDARD_UNITS
         if unit in used
     }
+    kinds = set(map(type, chain.from_iterable([item.values() for item in quantities])))
+    texts = _render_whole(quantities) if kinds <= {int} else [render_quantities(item) for item in quantities]
     if not used.issubset(STANDARD_UNITS):
         columns["other_quantities"] = pa.array([render_other(item) for item in quantities], type=pa.string())
-    columns["span_quantities"] = pa.array(_render_all(quantities), type=pa.string())
+    columns["span_quantities"] = pa.array(texts, type=pa.string())
     return columns
 
 
-def _render_all(quantities: Sequence[Quantities]) -> list[str]:
-    """`render_quantities` of each; spans of one kind count the same units, and share a template of the text."""
-    forms: dict[tuple[str, ...], tuple[str, tuple[str, ...]]] = {}
+def _render_whole(quantities: Sequence[Quantities]) -> list[str]:
+    """`render_quantities` of whole numbers: spans that count the same units share a template of the text."""
+    forms: dict[tuple[str, ...], tuple[str, Callable[[Quantities], object]]] = {}
     texts = []
     for item in quantities:
         units = tuple(item)
         if units not in forms:
             forms[units] = _build_form(units)
-        form, order = forms[units]
-        values = tuple([item[unit] for unit in order])
-        texts.append(form % values if _WHOLE.issuperset(map(type, values)) else render_quantities(item))
+        form, read = forms[units]
+        texts.append(form % read(item))
     return texts
 
 
-def _build_form(units: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """The text with places for whole numbers, and the units in the order of those places."""
-    order = tuple(sorted(units))
-    names = [render_unit(unit).replace("%", "%%") for unit in order]
-    return "{" + ", ".join([f'{name}: "%d"' for name in names]) + "}", order
+def _build_form(units: tuple[str, ...]) -> tuple[str, Callable[[Quantities], object]]:
+    """The text with places for the numbers, and what reads them in the order of those places."""
+    order = sorted(units)
+    text = "{" + ", ".join([f'{render_unit(unit)}: "%d"' for unit in order]) + "}"
+    return text, itemgetter(*order) if order else lambda _: ()
 
 
 def _encode_attos(attos: Sequence[int | None]) -> pa.Array:

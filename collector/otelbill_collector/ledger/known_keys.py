@@ -8,12 +8,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-_PROBES = 8
-_BITS_PER_KEY = 24  # with eight probes about one key in 20,000 is taken for known and is not
+_PROBES = 7
+_BITS_PER_KEY = 24  # with seven probes about one key in 10,000 is taken for known and is not
 _FILTER_KEYS_MAX = 1 << 24
 _FILTER_KEYS_MIN = 1 << 14  # the first filters are small, so that a small ledger takes little memory
+_LINE_BITS = 512  # all probes of a key lie in one cache line
+_SLICE_BITS = 9  # of a hash, which choose a bit of the line
+_CHUNK_KEYS = 1 << 13  # at a time, so that their lines stay in the cache from one probe to the next
 _BIT = np.left_shift(np.uint8(1), np.arange(8, dtype=np.uint8))
-_THREE, _SEVEN, _HALF, _ONE = np.uint64(3), np.uint64(7), np.uint64(32), np.uint64(1)
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+_THREE, _SEVEN, _HALF = np.uint64(3), np.uint64(7), np.uint64(32)
 
 Hashes = NDArray[np.uint64]
 Prefixes = NDArray[np.int64]  # first eight bytes of claim keys
@@ -26,17 +30,17 @@ class _Filter:
         self.keys_max = keys_max
         self.keys = 0
         self.newest_day = 0
-        self._range = np.uint64(keys_max * _BITS_PER_KEY)
-        self._bits: NDArray[np.uint8] = np.zeros((keys_max * _BITS_PER_KEY >> 3) + 1, dtype=np.uint8)
+        lines = keys_max * _BITS_PER_KEY // _LINE_BITS + 1
+        self._lines = np.uint64(lines)
+        self._bits: NDArray[np.uint8] = np.zeros(lines * _LINE_BITS >> 3, dtype=np.uint8)
 
     def add(self, hashes: Hashes, newest_day: int) -> None:
         self.keys += len(hashes)
         self.newest_day = max(self.newest_day, newest_day)
-        step = _choose_step(hashes)
-        place = hashes.copy()
-        for _ in range(_PROBES):
-            self._set_bits(self._choose_bits(place))
-            place += step
+        for start in range(0, len(hashes), _CHUNK_KEYS):
+            line, mixed = self._locate(hashes[start : start + _CHUNK_KEYS])
+            for probe in range(_PROBES):
+                self._set_bits(_choose_bit(line, mixed, probe))
 
     def _set_bits(self, place: Hashes) -> None:
         """Of two bits in one byte an assignment keeps one; those that are missing afterwards are set again."""
@@ -48,25 +52,22 @@ class _Filter:
     def find(self, hashes: Hashes) -> NDArray[np.int64]:
         """Places in `hashes` of those that may have been added. Most are told by the first probe or two."""
         found = np.arange(len(hashes))
-        step = _choose_step(hashes)
-        place = hashes
-        for _ in range(_PROBES):
-            at = self._choose_bits(place)
-            hit = (self._bits[at >> _THREE] & _BIT[at & _SEVEN]) != 0
-            found = found[hit]
+        line, mixed = self._locate(hashes)
+        for probe in range(_PROBES):
+            place = _choose_bit(line, mixed, probe)
+            hit = (self._bits[place >> _THREE] & _BIT[place & _SEVEN]) != 0
+            found, line, mixed = found[hit], line[hit], mixed[hit]
             if not len(found):
                 break
-            step = step[hit]
-            place = place[hit] + step
         return found
 
-    def _choose_bits(self, hashes: Hashes) -> Hashes:
-        """The upper halves, stretched over the filter."""
-        return (hashes >> _HALF) * self._range >> _HALF
+    def _locate(self, hashes: Hashes) -> tuple[Hashes, Hashes]:
+        """(first bit of the line, hash that chooses within it) of each: the upper halves, stretched over the lines."""
+        return ((hashes >> _HALF) * self._lines >> _HALF) * np.uint64(_LINE_BITS), hashes * _MIX
 
 
-def _choose_step(hashes: Hashes) -> Hashes:
-    return (hashes << _HALF) | (hashes >> _HALF) | _ONE
+def _choose_bit(line: Hashes, mixed: Hashes, probe: int) -> Hashes:
+    return line + (mixed >> np.uint64(64 - _SLICE_BITS * (probe + 1)) & np.uint64(_LINE_BITS - 1))
 
 
 class KnownKeys:
@@ -105,7 +106,7 @@ class KnownKeys:
         last = self._filters[-1] if self._filters else None
         if last is not None and last.keys < last.keys_max:
             return last
-        size = min(last.keys_max * 2, _FILTER_KEYS_MAX) if last else _FILTER_KEYS_MIN
+        size = min(last.keys_max * 4, _FILTER_KEYS_MAX) if last else _FILTER_KEYS_MIN
         size = max(1, min(size, self._keys_max >> 2))  # a quarter, so that what is forgotten is not all
         while self._filters and self.size() + size > self._keys_max:
             forgotten = self._filters.pop(0)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from otelbill_collector.domain.invoices import Line, LineKind
+from otelbill_collector.domain.periods import Period
 from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.ledger.journal import find_price_version, list_tables
 from otelbill_collector.ledger.periods import Invoice, list_invoices
@@ -147,3 +148,16 @@ def _locate(connection: sqlite3.Connection, record: UsageRecord) -> Iterator[tup
         row = table.filter(pc.equal(table["record_id"], record.record_id))
         if row.num_rows:
             yield segment_id, row
+
+
+def list_period_records(
+    connection: sqlite3.Connection, customer_id: str, period: Period, *, upto: int
+) -> Iterator[UsageRecord]:
+    """Every record of a customer's period in segments up to `upto`, in booking order."""
+    for segment_id, table in list_tables(connection, 0, ended_from=period.start_nanos, ended_to=period.end_nanos):
+        if segment_id > upto:
+            return
+        ended = table["ended_nanos"]
+        inside = pc.and_(pc.greater_equal(ended, period.start_nanos), pc.less(ended, period.end_nanos))
+        chosen = table.filter(pc.and_(inside, _equals(table["customer_id"], customer_id)))
+        yield from (build_record(row) for row in chosen.to_pylist())

@@ -48,26 +48,49 @@ class UnknownDimension(ValueError):
     """A dimension that usage cannot be grouped by; the message lists those it can."""
 
 
-def fold_rollups(connection: sqlite3.Connection) -> int:
-    """Fold segments past the mark into the rollup table; returns how many. Call inside a write transaction."""
-    mark = find_high_water(connection, NAME)
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """What the next fold writes: rows by table, of segments past `before` up to `mark`, added to those that stand."""
+
+    before: int
+    mark: int
+    segments: int
+    rows: Mapping[str, Sequence[tuple[Any, ...]]]
+
+
+def prepare_fold(connection: sqlite3.Connection) -> Fold:
+    """Sum the segments past the mark. Reads only: the writer need not wait for it."""
+    before = mark = find_high_water(connection, NAME)
     tables: list[pa.Table] = []
-    rows = 0
+    records = 0
     for segment_id, table in list_tables(connection, mark, columns=(*_FACT_COLUMNS, *_SUM_COLUMNS)):
         tables.append(table)
-        mark, rows = segment_id, rows + table.num_rows
-        if len(tables) >= _FOLD_SEGMENTS_MAX or rows >= _FOLD_ROWS_MAX:
+        mark, records = segment_id, records + table.num_rows
+        if len(tables) >= _FOLD_SEGMENTS_MAX or records >= _FOLD_ROWS_MAX:
             break
-    if not tables:
-        return 0
+    hours = dict(_sum_facts(pa.concat_tables(tables))) if tables else {}
     days: dict[tuple[Any, ...], Sums] = {}
-    for (hour, *values), sums in _sum_facts(pa.concat_tables(tables)):
-        _add_sums(connection, _HOURS, (hour, *values), sums)
+    for (hour, *values), sums in hours.items():
         days.setdefault((floor_slice(hour, DAY_NANOS), *values), Sums()).add(sums)
-    for key, sums in days.items():
-        _add_sums(connection, _DAYS, key, sums)
-    save_high_water(connection, NAME, mark)
-    return len(tables)
+    rows = {
+        name: [_build_row(connection, name, key, sums) for key, sums in found.items()]
+        for name, found in ((_HOURS, hours), (_DAYS, days))
+    }
+    return Fold(before, mark, len(tables), rows)
+
+
+def save_fold(connection: sqlite3.Connection, fold: Fold) -> int:
+    """Write a fold, unless another one was quicker; returns how many segments. Call inside a write transaction."""
+    if fold.segments and find_high_water(connection, NAME) == fold.before:
+        for name, rows in fold.rows.items():
+            connection.executemany(_build_statements(name)[1], rows)
+        save_high_water(connection, NAME, fold.mark)
+    return fold.segments
+
+
+def fold_rollups(connection: sqlite3.Connection) -> int:
+    """Fold segments past the mark into the rollup tables; returns how many. Call inside a write transaction."""
+    return save_fold(connection, prepare_fold(connection))
 
 
 def rebuild_rollups(connection: sqlite3.Connection) -> None:
@@ -203,13 +226,12 @@ _STARTS = {_HOURS: "hour_nanos", _DAYS: "day_nanos"}
 _SUM_NAMES = ("events", "quantities", "cost_attos", "charge_attos", "costless")
 
 
-def _add_sums(connection: sqlite3.Connection, table: str, key: tuple[Any, ...], sums: Sums) -> None:
-    """Add to the row of a key (start, values of FACT_DIMENSIONS)."""
-    select, save = _build_statements(table)
-    row = connection.execute(select, key).fetchone()
+def _build_row(connection: sqlite3.Connection, table: str, key: tuple[Any, ...], sums: Sums) -> tuple[int | str, ...]:
+    """The row of a key (start, values of FACT_DIMENSIONS) with these sums added to those that stand."""
+    row = connection.execute(_build_statements(table)[0], key).fetchone()
     stored = Sums() if row is None else _read_sums(row)
     stored.add(sums)
-    connection.execute(save, (*key, *_render_sums(stored)))
+    return (*key, *_render_sums(stored))
 
 
 @cache

@@ -57,13 +57,13 @@ def sum_groups(table: pa.Table, keys: Sequence[pa.Array]) -> Iterator[tuple[tupl
     """(values of the keys, sums) per group of rows with equal keys. `table` has SUM_COLUMNS; `keys` a value per row."""
     if not table.num_rows:
         return
-    order, starts = _sort_groups(keys)
-    signs = _read_integers(table["sign"])[order]
+    order, starts = sort_groups(keys)
+    signs = read_integers(table["sign"])[order]
     events = np.add.reduceat(signs, starts).tolist()
     costless = np.add.reduceat(np.where(_read_nulls(table["cost"])[order], signs, 0), starts).tolist()
-    costs, charges = (_sum_amounts(table[name], order, starts, signs) for name in ("cost", "charge"))
+    costs, charges = (sum_amounts(table[name], order, starts, signs) for name in ("cost", "charge"))
     units = {
-        unit: _sum_integers(_read_integers(table[unit])[order], starts, signs)
+        unit: sum_integers(read_integers(table[unit])[order], starts, signs)
         for unit in STANDARD_UNITS
         if table[unit].null_count < table.num_rows
     }
@@ -76,7 +76,7 @@ def sum_groups(table: pa.Table, keys: Sequence[pa.Array]) -> Iterator[tuple[tupl
         yield value, Sums(events[group], quantities, costs[group], charges[group], costless[group])
 
 
-def _sort_groups(keys: Sequence[pa.Array]) -> tuple[Int64s, Int64s]:
+def sort_groups(keys: Sequence[pa.Array]) -> tuple[Int64s, Int64s]:
     """(an order of the rows in which groups stand together, where each group starts in it)."""
     codes: Int64s = np.zeros(len(keys[0]), dtype=np.int64)
     space = 1
@@ -98,7 +98,8 @@ def _shorten_codes(codes: Int64s) -> tuple[Int64s, int]:
     return places.astype(np.int64), len(found)
 
 
-def _read_integers(column: pa.ChunkedArray) -> Int64s:
+def read_integers(column: pa.ChunkedArray) -> Int64s:
+    """The values, 0 where there is none."""
     values: Int64s = column.combine_chunks().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     return values
 
@@ -108,7 +109,7 @@ def _read_nulls(column: pa.ChunkedArray) -> NDArray[np.bool_]:
     return nulls
 
 
-def _sum_integers(values: Int64s, starts: Int64s, signs: Int64s) -> list[int]:
+def sum_integers(values: Int64s, starts: Int64s, signs: Int64s) -> list[int]:
     """Per group the sum of sign x value."""
     high = values >> _LIMB_BITS
     low = values - (high << _LIMB_BITS)
@@ -119,14 +120,14 @@ def _sum_integers(values: Int64s, starts: Int64s, signs: Int64s) -> list[int]:
     return [(upper << _LIMB_BITS) + lower for upper, lower in zip(highs, sums, strict=True)]
 
 
-def _sum_amounts(column: pa.ChunkedArray, order: Int64s, starts: Int64s, signs: Int64s) -> list[int]:
+def sum_amounts(column: pa.ChunkedArray, order: Int64s, starts: Int64s, signs: Int64s) -> list[int]:
     """Per group the sum of sign x amount, in attos."""
     array = column.combine_chunks()
     words = np.frombuffer(array.buffers()[1], dtype="<i8").reshape(-1, 2)[array.offset : array.offset + len(array)]
     words = np.where(_read_nulls(column)[:, None], 0, words)[order]
     low, high = words[:, 0], words[:, 1]
-    below = _sum_integers(low, starts, signs)
-    above = _sum_integers(high + (low < 0), starts, signs)  # the low word was read with a sign that it has not
+    below = sum_integers(low, starts, signs)
+    above = sum_integers(high + (low < 0), starts, signs)  # the low word was read with a sign that it has not
     return [(upper << 64) + lower for upper, lower in zip(above, below, strict=True)]
 
 

@@ -5,6 +5,7 @@ What blocks a period from being closed is found here as well: usage without a pr
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +23,9 @@ from otelbill_collector.domain.usage import STANDARD_UNITS, Quantity
 from otelbill_collector.ledger.journal import list_tables
 from otelbill_collector.ledger.segments import add_quantities, parse_quantities, to_attos
 
-_NAMES = ("project_id", "step", "provider", "model", "price_version", "currency")
+_NAMES = ("project_id", "step", "provider", "model", "price_version")
 _KEYS = ("customer_id", "sign", *_NAMES)
-_COLUMNS = ("rating", "ended_nanos", "charge", "other_quantities", *_KEYS, *STANDARD_UNITS)
+_COLUMNS = ("ended_nanos", "charge", "other_quantities", *_KEYS)
 _WIDE = pa.decimal256(76, 18)  # room for 10^38 of the largest amounts that a record may have
 _BATCH = 64  # segments that are grouped together
 _LOW_BITS = 31
@@ -69,18 +70,34 @@ def load_usage_sums(
 ) -> dict[str, list[UsageSum]]:
     """Sums of rated records with event time in [from, to) by customer; of one customer, or of all that have one."""
     found: dict[tuple[Any, ...], UsageSum] = {}
-    tables = list_tables(connection, 0, ended_from=from_nanos, ended_to=to_nanos, columns=_COLUMNS)
+    units, currencies = _read_versions(connection)
+    tables = list_tables(connection, 0, ended_from=from_nanos, ended_to=to_nanos, columns=(*_COLUMNS, *units))
     for table in _join_tables(table for _, table in tables):
         chosen = _choose_rows(table, _match_rated(table, from_nanos, to_nanos, customer_id))
         if chosen.num_rows:
-            _add_groups(chosen, found)
+            _add_groups(chosen, units, found)
             _add_other_units(chosen, found)
     customers: dict[str, list[UsageSum]] = {}
     for key, item in found.items():
         item.quantities = {unit: value for unit, value in item.quantities.items() if value}
+        item.currency = currencies.get(item.version) if item.version else None
         if item.events or item.quantities or item.charge_attos:
             customers.setdefault(key[0], []).append(item)
     return customers
+
+
+def _read_versions(connection: sqlite3.Connection) -> tuple[list[str], dict[str, str]]:
+    """Standard units that any price is for, as no others are invoiced, and the currency of each version.
+
+    Columns cost as much to read as rows do, and most ledgers price few of the units.
+    """
+    units: set[str] = set()
+    currencies: dict[str, str] = {}
+    for version, body in connection.execute("SELECT price_version, body FROM price_version"):
+        content = json.loads(body)
+        units.update(content.get("prices", ()))
+        currencies[version] = content.get("currency")
+    return [unit for unit in STANDARD_UNITS if unit in units], currencies
 
 
 def has_records(
@@ -149,7 +166,8 @@ def _match_time(table: pa.Table, from_nanos: int, to_nanos: int) -> pa.ChunkedAr
 
 def _match_rated(table: pa.Table, from_nanos: int, to_nanos: int, customer_id: str | None) -> pa.ChunkedArray:
     whose = pc.is_valid(table["customer_id"]) if customer_id is None else pc.equal(table["customer_id"], customer_id)
-    mask = pc.and_(pc.and_(_match_time(table, from_nanos, to_nanos), pc.equal(table["rating"], "rated")), whose)
+    # What is not rated has no charge; reading one column spares another.
+    mask = pc.and_(pc.and_(_match_time(table, from_nanos, to_nanos), pc.is_valid(table["charge"])), whose)
     return pc.fill_null(mask, False)
 
 
@@ -158,10 +176,10 @@ def _choose_rows(table: pa.Table, mask: pa.ChunkedArray) -> pa.Table:
     return table if pc.all(mask).as_py() else table.filter(mask)
 
 
-def _add_groups(table: pa.Table, found: dict[tuple[Any, ...], UsageSum]) -> None:
+def _add_groups(table: pa.Table, priced: Sequence[str], found: dict[tuple[Any, ...], UsageSum]) -> None:
     columns: dict[str, pa.ChunkedArray] = {name: table[name] for name in _KEYS}
     columns["charge"] = table["charge"].cast(_WIDE)
-    units = [unit for unit in STANDARD_UNITS if table[unit].null_count < table.num_rows]
+    units = [unit for unit in priced if table[unit].null_count < table.num_rows]
     for unit in units:
         columns |= _split_quantities(unit, table[unit])
     sums = [name for name in columns if name not in _KEYS]
@@ -206,8 +224,8 @@ def _multiply(quantity: Quantity, times: int) -> Quantity:
 
 
 def _find_sum(row: Row, found: dict[tuple[Any, ...], UsageSum]) -> UsageSum:
-    names: Sequence[Any] = [row[name] for name in _NAMES]
+    names: list[Any] = [row[name] for name in _NAMES]
     key = (row["customer_id"], *names)
     if key not in found:
-        found[key] = UsageSum(*names)
+        found[key] = UsageSum(*names, currency=None)  # type: ignore[misc] # five names and the currency
     return found[key]

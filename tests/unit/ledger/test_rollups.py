@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from otelbill_collector.domain.instants import HOUR_NANOS
 from otelbill_collector.domain.records import Amounts, UsageRecord
 from otelbill_collector.domain.usage import Candidate, Decision, RatingState, Role, UsageSource
-from otelbill_collector.ledger.rollups import UnknownDimension, count_events, rebuild_rollups
+from otelbill_collector.ledger.rollups import (
+    UnknownDimension,
+    count_events,
+    prepare_fold,
+    rebuild_rollups,
+    save_fold,
+)
 from otelbill_collector.ledger.segments import decode_records, encode_segment
 from tests.books import NOW, TestBooks
 from tests.spans import SECOND, T0, chat
@@ -143,6 +149,16 @@ def records(draw: st.DrawFn) -> UsageRecord:
 def test_a_segment_gives_back_every_field(batch: list[UsageRecord]) -> None:
     """What is booked is what is read again, money of any size included."""
     assert decode_records(encode_segment(batch)) == batch
+
+
+def test_two_folds_prepared_at_once_count_once(books: TestBooks) -> None:
+    """Guarantee: a fold that was prepared before another one was written writes nothing."""
+    books.post(chat("a"))
+    first, second = books.store.read(prepare_fold), books.store.read(prepare_fold)
+    for fold in (first, second):
+        assert books.store.transact(lambda connection, fold=fold: save_fold(connection, fold)) == 1
+    assert books.store.read(count_events)["rated"] == 1
+    assert books.totals()["events"] == 1
 
 
 @pytest.mark.parametrize("fold", [False, True])

@@ -165,6 +165,7 @@ def test_columns_hold_what_records_hold(tmp_path: Path) -> None:
     books.close()
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.binary(min_size=16, max_size=16), st.binary(min_size=8, max_size=8)), max_size=5))
 def test_ids_in_bulk_are_the_ids(spans: list[tuple[bytes, bytes]]) -> None:
     """An event keeps its id whichever way it was booked."""
@@ -189,7 +190,7 @@ rows = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(rows, max_size=30))
 def test_sums_of_columns_are_the_sums_of_rows(drawn: list[dict[str, object]]) -> None:
     """Guarantee: no sum overflows or rounds, however large the numbers and whichever are absent."""
