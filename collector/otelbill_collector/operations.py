@@ -33,7 +33,7 @@ from otelbill_collector.ledger.books import Books
 from otelbill_collector.ledger.corrections import Correction, Wish, list_corrections
 from otelbill_collector.ledger.deadletters import list_dead_letters, mark_replayed
 from otelbill_collector.ledger.meters import Metering, prepare_meters, save_meters
-from otelbill_collector.ledger.openings import fold_openings
+from otelbill_collector.ledger.openings import prepare_openings, save_openings
 from otelbill_collector.ledger.outbox_views import status
 from otelbill_collector.ledger.repricing import Scope
 from otelbill_collector.ledger.resolutions import Resolution
@@ -111,7 +111,11 @@ class Operations:
             found = store.read(prepare_fold)  # summed while the writer goes on
             return store.transact(lambda connection: save_fold(connection, found)) if found.segments else 0
 
-        folds: list[Callable[[], int]] = [fold_once, lambda: store.transact(fold_openings)]
+        def open_once() -> int:
+            found = store.read(prepare_openings)
+            return store.transact(lambda connection: save_openings(connection, found)) if found.segments else 0
+
+        folds: list[Callable[[], int]] = [fold_once, open_once]
         desk = self._desk
         if desk is not None:
             folds.append(partial(self._fold_meters, desk.metering))

@@ -35,25 +35,44 @@ class Opening(NamedTuple):
     position: int
 
 
-def fold_openings(connection: sqlite3.Connection) -> int:
-    """Fold segments past the mark into the table; returns how many. Call inside a write transaction."""
-    mark = find_high_water(connection, NAME)
-    folded = 0
+class Fold(NamedTuple):
+    """What the next fold writes: openings and closings in order, of segments past `before` up to `mark`."""
+
+    before: int
+    mark: int
+    segments: int
+    changes: Sequence[tuple[int, Opening]]
+
+
+def prepare_openings(connection: sqlite3.Connection) -> Fold:
+    """Look through the segments past the mark. Reads only: the writer need not wait for it."""
+    before = mark = find_high_water(connection, NAME)
+    changes: list[tuple[int, Opening]] = []
+    segments = 0
     for segment_id, table in _list_columns(connection, mark):
-        for sign, item in _list_changes(segment_id, table):
+        changes += _list_changes(segment_id, table)
+        mark, segments = segment_id, segments + 1
+        if segments >= _FOLD_SEGMENTS_MAX:
+            break
+    return Fold(before, mark, segments, changes)
+
+
+def save_openings(connection: sqlite3.Connection, fold: Fold) -> int:
+    """Write a fold, unless another one was quicker; returns how many segments. Call inside a write transaction."""
+    if fold.segments and find_high_water(connection, NAME) == fold.before:
+        close = "DELETE FROM open_event WHERE kind = ? AND ended_nanos = ? AND event_id = ? AND revision = ?"
+        for sign, item in fold.changes:
             if sign > 0:
                 connection.execute("INSERT OR REPLACE INTO open_event VALUES (?, ?, ?, ?, ?, ?)", item)
             else:
-                connection.execute(
-                    "DELETE FROM open_event WHERE kind = ? AND ended_nanos = ? AND event_id = ? AND revision = ?",
-                    item[:4],
-                )
-        mark, folded = segment_id, folded + 1
-        if folded >= _FOLD_SEGMENTS_MAX:
-            break
-    if folded:
-        save_high_water(connection, NAME, mark)
-    return folded
+                connection.execute(close, item[:4])
+        save_high_water(connection, NAME, fold.mark)
+    return fold.segments
+
+
+def fold_openings(connection: sqlite3.Connection) -> int:
+    """Fold segments past the mark into the table; returns how many. Call inside a write transaction."""
+    return save_openings(connection, prepare_openings(connection))
 
 
 def list_open_records(connection: sqlite3.Connection, kinds: Sequence[str], limit: int) -> list[UsageRecord]:

@@ -203,7 +203,7 @@ def test_many_records_do_not_wait_for_the_hour(books: TestBooks, monkeypatch: py
     compactor = Compactor(books.store)
     monkeypatch.setattr(compaction, "_QUIET_RECORDS", 12)
     assert compactor.run(NOW + SECOND) == 0
-    assert compactor.run(NOW + 3 * SECOND) == 4
+    assert compactor.run(NOW + 5 * SECOND) == 4
     post_batches(books, 4, 4)
     monkeypatch.setattr(compaction, "_WAITING_MAX", 12)
     assert compactor.run(NOW + SECOND) == 4
