@@ -6,6 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No deadline: how long an example takes says more of what else the machine does than of the code. A long run asks for
+# more examples.
+settings.register_profile("otelbill", deadline=None, max_examples=int(os.environ.get("OTELBILL_EXAMPLES", "100")))
+settings.load_profile("otelbill")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -6,15 +6,21 @@ import sqlite3
 from pathlib import Path
 
 from otelbill_collector.audit import build_checks
+from otelbill_collector.billing import build_billing_rules
 from otelbill_collector.config import Config
+from otelbill_collector.crediting import CreditDesk, CreditTerms
+from otelbill_collector.domain.credits import Demand, Place
 from otelbill_collector.domain.intents import Stop
+from otelbill_collector.invoicing import Drafting, close_period, find_billing_period
 from otelbill_collector.ledger import deliveries
 from otelbill_collector.ledger.corrections import Wish
+from otelbill_collector.ledger.credits import find_charge_time, save_period_charges
 from otelbill_collector.ledger.findings import Report
 from otelbill_collector.ledger.integrity import Checks, verify_ledger
 from otelbill_collector.ledger.journal import Due, save_due
 from otelbill_collector.ledger.lineage import list_suspense, list_unsettled
 from otelbill_collector.ledger.meters import Metering, fold_meters
+from otelbill_collector.ledger.periods import InvoiceEvent, InvoiceState
 from otelbill_collector.ledger.resolutions import Resolution
 from otelbill_collector.ledger.sqlite import LEDGER_NAME
 from tests.books import NOW, TestBooks
@@ -55,7 +61,9 @@ def make_ledger(folder: Path, batches: int = 3) -> Path:
     books.store.transact(
         lambda connection: save_due(connection, [Due(NOW + SECOND, T0 // 86_400 // SECOND, b"k" * 16)])
     )
+    _close_period(books)
     books.usage(fold=True)
+    _grant(books)
     fold_stripe(books)
     books.close()
     _send(folder)
@@ -63,6 +71,35 @@ def make_ledger(folder: Path, batches: int = 3) -> Path:
     books.post(*spans(batches))  # not folded: marks stay behind the end
     books.close()
     return folder / LEDGER_NAME
+
+
+def _close_period(books: TestBooks) -> None:
+    """Close acme's January, whatever waits in it."""
+    rules = build_billing_rules(Config())
+
+    def freeze(connection: sqlite3.Connection) -> None:
+        period = find_billing_period(connection, rules, "acme", "2026-01")
+        draft = Drafting(connection, rules, "acme").draft(period)
+        event = InvoiceEvent(InvoiceState.DRAFT, "ann", "month end", NOW)
+        close_period(connection, draft, rules, event)
+
+    books.store.transact(freeze)
+
+
+def _grant(books: TestBooks) -> None:
+    """A grant that burns, one that is void, and a charge of the period, posted up to now."""
+    desk = CreditDesk(books.store, CreditTerms(), lambda: NOW)
+    given = {"customer_id": "acme", "operator": "ann", "start": "2026-01-01"}
+    desk.give({**given, "units": "150", "unit": "output_tokens", "expires": "2026-01-02", "reason": "pilot"})
+    other = desk.give({**given, "amount": "5.00", "reason": "welcome"})
+    desk.void(grant_id=other["grant_id"], reason="mistake", operator="ann")
+    place = Place(find_charge_time(NOW), "", "", "", "")
+    books.store.transact(
+        lambda connection: save_period_charges(
+            connection, "acme", [Demand(place, "USD", charge_attos=7)], origin="invoice 1", booked_nanos=NOW
+        )
+    )
+    desk.post_due()
 
 
 def _send(folder: Path) -> None:

@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from otelbill_collector.audit import build_metering, find_damage
+from otelbill_collector.billing import Billing
 from otelbill_collector.commands import build_operate
 from otelbill_collector.config import Config
+from otelbill_collector.crediting import create_terms
 from otelbill_collector.decode.select import select_span
 from otelbill_collector.domain.instants import NANOS
+from otelbill_collector.domain.provider_prices import PriceBook
 from otelbill_collector.domain.rating import Rater
-from otelbill_collector.domain.records import Receipt
+from otelbill_collector.domain.records import DeadLetter, Receipt
 from otelbill_collector.explanation import NothingFound, explain_identifier, render_letter, render_record
 from otelbill_collector.export.metrics import Levels, SidecarMetrics
 from otelbill_collector.export.otlp import ForwardSettings, OtlpForwarder
@@ -34,9 +37,11 @@ from otelbill_collector.export.stripe.ports import StripeProblem
 from otelbill_collector.export.stripe.reconcile import StripeReconciler
 from otelbill_collector.export.stripe.settings import MeteringMode, StripeSettings
 from otelbill_collector.ingest import GroupCommitter
+from otelbill_collector.isolation import Isolator
 from otelbill_collector.jobs import Housekeeper, Job
 from otelbill_collector.ledger.booking import Alone
 from otelbill_collector.ledger.books import Books, UnknownEvent
+from otelbill_collector.ledger.credits import UnknownGrant
 from otelbill_collector.ledger.deadletters import count_dead_letters, list_dead_letters
 from otelbill_collector.ledger.groups import GroupLimits
 from otelbill_collector.ledger.lineage import list_suspense, list_unsettled
@@ -44,10 +49,18 @@ from otelbill_collector.ledger.outbox_views import count_states, find_oldest_wai
 from otelbill_collector.ledger.resolutions import NotHeld
 from otelbill_collector.ledger.rollups import count_events, load_usage
 from otelbill_collector.ledger.sqlite import LedgerUnavailable, SqliteStore
-from otelbill_collector.listeners import CannotStart, QuietServer, bind_grpc, bind_sockets, list_api_hosts
+from otelbill_collector.listeners import (
+    CannotStart,
+    QuietServer,
+    bind_grpc,
+    bind_sockets,
+    list_api_hosts,
+    raise_open_files,
+)
 from otelbill_collector.operations import NoStripe, Operations, OtherPrices, StripeDesk, render_status
 from otelbill_collector.pipeline import Carried, Limits, Request, Stages, carry_batch
 from otelbill_collector.receive.admission import Admission, ReceiveLimits
+from otelbill_collector.receive.connections import ConnectionBook
 from otelbill_collector.receive.grpc import OtlpGrpc, build_server
 from otelbill_collector.receive.http import OtlpHttp
 from otelbill_collector.rules import RuleSet, claim_keys
@@ -69,8 +82,8 @@ def read_clock() -> int:
 
 
 def build_rater(config: Config) -> Rater:
-    """Prices under a configuration."""
-    return Rater(config.rate_card)
+    """Rating under a configuration."""
+    return Rater(config.rate_card, PriceBook(overrides=config.provider_prices), config.list_members())
 
 
 def build_rules(config: Config) -> RuleSet:
@@ -129,7 +142,8 @@ def open_operations(config: Config) -> Iterator[Operations]:
     try:
         desk = build_desk(config, store)
         try:
-            yield Operations(build_stages(config, store), desk, read_clock, build_rater(config))
+            billing, terms = Billing(store, config, read_clock), create_terms(config.rate_card)
+            yield Operations(build_stages(config, store), desk, read_clock, build_rater(config), billing, terms)
         finally:
             if desk is not None:
                 desk.exporter.close()
@@ -144,6 +158,7 @@ class Sidecar:
         self._config = config
         self._clock = clock
         self._ready = threading.Event()
+        raise_open_files(config.limits.connections)
         self._sockets, problems = bind_sockets((config.listen.http, config.listen.api, config.listen.grpc))
         if len(self._sockets) == 3:
             self._sockets.pop().close()  # gRPC binds by itself; this only finds out whether it can
@@ -178,16 +193,30 @@ class Sidecar:
         except StripePackageMissing as error:
             raise CannotStart([str(error)]) from error
         self._desk = desk
-        self._operations = Operations(self._stages, desk, self._clock, build_rater(config))
+        self._operations = Operations(
+            self._stages,
+            desk,
+            self._clock,
+            build_rater(config),
+            Billing(self._store, config, self._clock),
+            create_terms(config.rate_card),
+        )
         self._metrics = SidecarMetrics(self._load_levels)
         limits = config.limits
-        self._admission = Admission(
-            ReceiveLimits(limits.body_bytes, limits.decompressed_bytes, limits.inflight_bytes), config.tokens
+        bounds = ReceiveLimits(
+            limits.body_bytes,
+            limits.decompressed_bytes,
+            limits.inflight_bytes,
+            waiting_calls_max=limits.waiting_calls,
         )
+        self._admission = Admission(bounds, config.tokens, self._metrics.count_refusal)
+        self._grpc = OtlpGrpc(self._submit, self._admission, self._metrics.count_request)
+        self._books = [ConnectionBook(limits.connections, self._metrics.count_refusal) for _ in range(2)]
         self._forwarder = self._build_forwarder()
         self._committer = GroupCommitter(
             self._carry,
             observe=self._observe,
+            isolate=Isolator(self._carry, self._keep_letters).isolate,
             batch_bytes_max=_BATCH_BYTES_MAX,
             linger_seconds=limits.commit_linger_ms / 1_000,
         )
@@ -196,6 +225,7 @@ class Sidecar:
             Job("prices", lambda _: self._price_waiting()),
             Job("claims", lambda _: operations.decide_due()),
             Job("fold", lambda _: operations.fold()),
+            Job("credits", lambda _: operations.credits.post_regularly()),
             Job("stripe", lambda _: operations.send_due()),
         ]
         self._prices_are_new = True  # the rate card changes with a restart only
@@ -232,16 +262,15 @@ class Sidecar:
     async def _listen(self, on_ready: Callable[[], None]) -> None:
         config = self._config
         server = build_server(
-            OtlpGrpc(self._submit, self._admission, self._metrics.count_request),
-            message_bytes_max=config.limits.decompressed_bytes,
+            self._grpc, message_bytes_max=config.limits.body_bytes, connections_max=config.limits.connections
         )
         bind_grpc(server, config.listen.grpc)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        http = QuietServer(OtlpHttp(self._submit, self._admission, self._metrics.count_request))
-        api = QuietServer(build_api(self._build_handlers(), hosts=list_api_hosts(config)))
+        http = QuietServer(OtlpHttp(self._submit, self._admission, self._metrics.count_request), self._books[0])
+        api = QuietServer(build_api(self._build_handlers(), hosts=list_api_hosts(config)), self._books[1])
         await server.start()
         tasks = [asyncio.create_task(item.serve(sockets=[bound])) for item, bound in zip((http, api), self._sockets,
                                                                                          strict=True)]  # fmt: skip
@@ -288,6 +317,9 @@ class Sidecar:
         with self._metrics.commit_seconds.time():
             return carry_batch(requests, self._stages, self._clock())
 
+    def _keep_letters(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
+        return self._stages.books.post((), letters, self._clock()).kept
+
     def _observe(self, requests: Sequence[Request], carried: Carried) -> None:
         self._metrics.count_answers(carried.answers)
         if carried.posted is not None:
@@ -311,6 +343,10 @@ class Sidecar:
         return Levels(
             inflight_bytes=self._admission.inflight_bytes,
             inflight_bytes_max=self._config.limits.inflight_bytes,
+            connections=self._books[0].size,
+            connections_max=self._config.limits.connections,
+            waiting_calls=self._grpc.turns.waiting,
+            waiting_calls_max=self._config.limits.waiting_calls,
             dead_letters=count_dead_letters(connection),
             ledger_bytes=self._store.size_bytes(),
             forward_queue_spans=0 if self._forwarder is None else self._forwarder.waiting_spans,
@@ -338,7 +374,7 @@ class Sidecar:
             list_suspense=lambda: [render_record(record) for record in read(list_suspense)],
             stripe_status=lambda: read(render_status),
             operate=build_operate(operations),
-            not_found=(NothingFound, UnknownEvent),
+            not_found=(NothingFound, UnknownEvent, UnknownGrant),
             refused=(NoStripe, OtherPrices, StripeProblem, NotHeld),
         )
 

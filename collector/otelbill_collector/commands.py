@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from otelbill_collector.billing import BILLING_ERRORS, Billing, CloseRequest
+from otelbill_collector.domain.grants import InvalidGrant
 from otelbill_collector.domain.money import InexactAmount, parse_attos
 from otelbill_collector.ledger.corrections import InvalidCorrection, Wish
 from otelbill_collector.ledger.repricing import SCOPE_COLUMNS, Scope
@@ -30,6 +32,13 @@ def build_operate(operations: Operations) -> dict[str, Callable[[Arguments], Any
         "stripe-plan": lambda _: operations.plan_stripe(),
         "stripe-apply": lambda _: operations.apply_stripe(),
         "stripe-reissue": lambda arguments: operations.reissue_intent(str(arguments.get("identifier"))),
+        "close": lambda arguments: _close(operations.billing, arguments),
+        "approve-invoices": lambda arguments: _approve(operations.billing, arguments),
+        "void-invoice": lambda arguments: _void(operations.billing, arguments),
+        "credits-grant": lambda arguments: _check_grant(lambda: operations.credits.give(arguments)),
+        "credits-void": lambda arguments: _check_grant(
+            lambda: operations.credits.void(**require_texts(arguments, ("grant_id", "reason", "operator")))
+        ),
         "reconcile": lambda arguments: operations.reconcile_stripe(since_nanos=arguments.get("since_nanos")),
     }
 
@@ -67,6 +76,41 @@ def _resolve(operations: Operations, arguments: Arguments) -> Any:
     try:
         return operations.resolve_usage(**texts, quantities=quantities)
     except InvalidResolution as error:
+        raise BadQuery(str(error)) from error
+
+
+def _close(billing: Billing, arguments: Arguments) -> Any:
+    texts = require_texts(arguments, ("label", "operator", "reason"))
+    customer_id = arguments.get("customer_id")
+    if customer_id is not None:
+        require_texts(arguments, ("customer_id",))
+    try:
+        return billing.close(CloseRequest(customer_id, **texts, dry_run=arguments.get("dry_run") is True))
+    except BILLING_ERRORS as error:
+        raise BadQuery(str(error)) from error
+
+
+def _approve(billing: Billing, arguments: Arguments) -> Any:
+    invoice_ids = arguments.get("invoice_ids")
+    if not isinstance(invoice_ids, list) or not all(isinstance(item, str) for item in invoice_ids):
+        raise BadQuery("invoice_ids: give a list of invoice ids")
+    try:
+        return billing.approve(invoice_ids, **require_texts(arguments, ("operator", "reason")))
+    except BILLING_ERRORS as error:
+        raise BadQuery(str(error)) from error
+
+
+def _void(billing: Billing, arguments: Arguments) -> Any:
+    try:
+        return billing.void(**require_texts(arguments, ("invoice_id", "operator", "reason")))
+    except BILLING_ERRORS as error:
+        raise BadQuery(str(error)) from error
+
+
+def _check_grant(act: Callable[[], Any]) -> Any:
+    try:
+        return act()
+    except InvalidGrant as error:
         raise BadQuery(str(error)) from error
 
 

@@ -9,16 +9,28 @@ from typing import Any
 
 from otelbill_collector.domain.instants import HOUR_NANOS, floor_slice, format_instant
 from otelbill_collector.domain.intents import Intent
+from otelbill_collector.domain.invoices import Line, render_line
 from otelbill_collector.domain.money import format_attos
 from otelbill_collector.domain.records import DeadLetter, UsageRecord
 from otelbill_collector.domain.usage import Candidate, Quantities
 from otelbill_collector.ledger.deadletters import find_dead_letter
 from otelbill_collector.ledger.journal import find_price_version
+from otelbill_collector.ledger.line_records import (
+    LineRecords,
+    LineRule,
+    create_rules,
+    list_lines_of,
+    load_line_records,
+)
 from otelbill_collector.ledger.lineage import list_records_by_id, list_trace, list_window_records
 from otelbill_collector.ledger.outbox_views import find_intents_for
+from otelbill_collector.ledger.periods import Invoice, UnknownInvoice, list_invoices_of_line, require_invoice
 from otelbill_collector.ledger.segments import format_quantity
 
 Json = dict[str, Any]  # what is printed as JSON
+
+
+LINE_RECORDS_MAX = 100  # `otelbill export` has all of them
 
 
 class NothingFound(LookupError):
@@ -26,7 +38,12 @@ class NothingFound(LookupError):
 
 
 def explain_identifier(connection: sqlite3.Connection, identifier: str) -> Json:
-    """Records, the rest of their traces, price versions, Stripe intents and dead letters. Raises NothingFound."""
+    """Records, the rest of their traces, price versions, invoice lines, Stripe intents and dead letters.
+
+    An invoice has its lines, a line its first records and how many there are. Raises NothingFound.
+    """
+    if identifier.startswith(("inv1.", "line1.")):
+        return _explain_invoice(connection, identifier)
     letter = find_dead_letter(connection, identifier)
     intents = find_intents_for(connection, identifier=identifier)
     records: list[UsageRecord] = []
@@ -41,7 +58,8 @@ def explain_identifier(connection: sqlite3.Connection, identifier: str) -> Json:
     if not intents and not records and letter is None:
         raise NothingFound(
             f"nothing in this ledger is called {identifier}; give a record, event, trace or span id, a run or provider "
-            "response id, a dead letter's id, or a Stripe identifier (ob1....)"
+            "response id, a dead letter's id, an invoice or a line of one (inv1...., line1....), or a Stripe "
+            "identifier (ob1....)"
         )
     trace_ids = {record.candidate.trace_id for record in records}
     trace_ids |= {record.decision.winner_trace_id for record in records if record.decision.winner_trace_id}
@@ -55,7 +73,62 @@ def explain_identifier(connection: sqlite3.Connection, identifier: str) -> Json:
         "price_versions": [_load_version(connection, version) for version in versions],
         "dead_letters": [] if letter is None else [render_letter(letter)],
         "stripe": [render_intent(intent) for intent in intents or _list_intents(connection, records)],
+        "invoice_lines": [] if intents else _list_lines(connection, records),
     }
+
+
+def _list_lines(connection: sqlite3.Connection, records: Sequence[UsageRecord]) -> list[Json]:
+    """The invoice lines that count any of these records."""
+    return [_place_line(invoice, line) for invoice, line in list_lines_of(connection, records)]
+
+
+def _place_line(invoice: Invoice, line: Line) -> Json:
+    return {"invoice_id": invoice.invoice_id, "state": invoice.state.value, **render_line(line, invoice.currency)}
+
+
+def _explain_invoice(connection: sqlite3.Connection, identifier: str) -> Json:
+    """An invoice with its lines, or a line with its records, each in the form of every explanation."""
+    if identifier.startswith("inv1."):
+        try:
+            placed: list[tuple[Invoice, str | None]] = [(require_invoice(connection, identifier), None)]
+        except UnknownInvoice as error:
+            raise NothingFound(str(error)) from error
+    else:
+        placed = [(invoice, identifier) for invoice in list_invoices_of_line(connection, identifier)]
+        if not placed:
+            raise NothingFound(f"no invoice has a line {identifier}; `otelbill invoices` lists them")
+    lines: list[Json] = []
+    records: dict[str, UsageRecord] = {}
+    versions: set[str] = set()
+    for invoice, line_id in placed:
+        rules = {rule.line.line_id: rule for rule in create_rules(connection, invoice)}
+        for line in invoice.lines:
+            if line_id in (None, line.line_id):
+                versions |= {line.entry.version} if line.entry.version else set()
+                found = _load_records(connection, rules.get(line.line_id), LINE_RECORDS_MAX if line_id else 0)
+                lines.append({**_place_line(invoice, line), "records": found.count})
+                records |= {record.record_id: record for record in found.records}
+    versions |= {record.amounts.price_version for record in records.values() if record.amounts.price_version}
+    return {
+        "identifier": identifier,
+        "invoices": [_summarize(invoice) for invoice, _ in placed],
+        "invoice_lines": lines,
+        "records": [render_record(record) for record in records.values()],
+        "related": [],
+        "price_versions": [_load_version(connection, version) for version in sorted(versions)],
+        "dead_letters": [],
+        "stripe": [render_intent(intent) for intent in _list_intents(connection, list(records.values()))],
+    }
+
+
+def _load_records(connection: sqlite3.Connection, rule: LineRule | None, limit: int) -> LineRecords:
+    return LineRecords(0, ()) if rule is None else load_line_records(connection, rule, limit=limit)
+
+
+def _summarize(invoice: Invoice) -> Json:
+    names = ("invoice_id", "state", "customer_id", "period", "from", "to", "currency", "total", "made_at", "history")
+    whole = invoice.render()
+    return {name: whole[name] for name in names}
 
 
 def _load_version(connection: sqlite3.Connection, price_version: str) -> Json:

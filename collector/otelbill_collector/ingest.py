@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from otelbill_collector.domain.records import Answer, Refused
+from otelbill_collector.isolation import STORE_FAULTS, Isolated
 from otelbill_collector.pipeline import Carried, Request
 
 _log = logging.getLogger("otelbill.ingest")
@@ -30,18 +31,23 @@ class Pending:
 
 
 class GroupCommitter:
-    """One writer thread. `carry` is the pipeline; `observe` sees each committed batch (metrics, forwarding)."""
+    """One writer thread. `carry` is the pipeline; `observe` sees each committed batch (metrics, forwarding).
+
+    `isolate` carries a request that trips a fault of ours, without the spans that are at fault.
+    """
 
     def __init__(
         self,
         carry: Callable[[Sequence[Request]], Carried],
         *,
         observe: Callable[[Sequence[Request], Carried], None],
+        isolate: Callable[[Request, Exception], Isolated],
         batch_bytes_max: int,
         linger_seconds: float,
     ) -> None:
         self._carry = carry
         self._observe = observe
+        self._isolate = isolate
         self._batch_bytes_max = batch_bytes_max
         self._linger_seconds = linger_seconds
         # Bounded by the admission of bytes in flight, which every receiver asks before it submits.
@@ -104,13 +110,25 @@ class GroupCommitter:
             self._report([item.request for item in batch], carried)
 
     def _isolate_fault(self, batch: Sequence[Pending], error: Exception) -> None:
-        """One request that trips a fault of ours must not keep its neighbours out: commit them one by one."""
+        """A fault of ours must not keep neighbours out: requests are committed one by one, then around the spans."""
         if len(batch) > 1:
             for item in batch:
                 self._commit([item])
             return
-        _log.error("a request could not be booked and stays with its sender", exc_info=error)
-        self._refuse(batch, f"internal error {type(error).__name__}; see the collector's log")
+        (item,) = batch
+        try:
+            isolated = self._isolate(item.request, error)
+        except STORE_FAULTS as fault:
+            _log.error("the ledger refuses to write, the sender is asked to retry: %s", fault)
+            self._refuse(batch, f"the ledger cannot be written now: {fault}")
+        except Exception as fault:  # noqa: BLE001 logged with its traceback; the sender keeps its request
+            _log.error("a request could not be booked and stays with its sender", exc_info=fault)
+            self._refuse(batch, f"internal error {type(fault).__name__}; see the collector's log")
+        else:
+            item.answer.set_result(isolated.answer)
+            _log.error("a request was booked around the spans that tripped a fault", exc_info=error)
+            for part in isolated.parts:
+                self._report([part.request], part.carried)
 
     def _refuse(self, batch: Sequence[Pending], why: str) -> None:
         for item in batch:

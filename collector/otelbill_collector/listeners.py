@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, cast
 
 import grpc
 import uvicorn
 
 from otelbill_collector.config import Address, Config
+from otelbill_collector.receive.connections import BoundedProtocol, ConnectionBook
+
+_OTHER_FILES = 512  # ledger, log, modules, Stripe, forwarding
 
 
 class CannotStart(RuntimeError):
@@ -22,11 +27,12 @@ class CannotStart(RuntimeError):
 
 
 class QuietServer(uvicorn.Server):
-    """A uvicorn server that leaves signals to the sidecar."""
+    """A uvicorn server that leaves signals to the sidecar; `book` bounds its connections."""
 
-    def __init__(self, application: Any) -> None:
+    def __init__(self, application: Any, book: ConnectionBook) -> None:
         config = uvicorn.Config(
             application,
+            http=cast(Any, partial(BoundedProtocol, book)),  # uvicorn only calls it
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -74,6 +80,16 @@ def bind_grpc(server: grpc.aio.Server, address: Address) -> None:
         server.add_insecure_port(str(address))
     except RuntimeError as error:
         raise CannotStart([_describe_port(address, "address in use or not permitted")]) from error
+
+
+def raise_open_files(connections_max: int) -> None:
+    """Let this process open as many files as its connections may need, as far as the system permits."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 3 * connections_max + _OTHER_FILES  # two HTTP listeners and gRPC
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
 
 
 def _describe_port(address: Address, why: str) -> str:

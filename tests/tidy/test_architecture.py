@@ -20,19 +20,26 @@ ALLOWED = {
     "testing": {"domain", "testing"},
     "config": {"domain", "decode", "config"},  # decode: names of dialects are checked
     "pipeline": {"domain", "decode", "ledger"},
-    "ingest": {"domain", "pipeline"},
-    "listeners": {"config"},
+    "isolation": {"domain", "decode", "pipeline"},
+    "ingest": {"domain", "pipeline", "isolation"},
+    "listeners": {"config", "receive"},
     "rules": {"domain", "decode"},
     "jobs": set(),
     "explanation": {"domain", "ledger"},
     "offline": {"domain", "decode", "ledger", "rules", "explanation"},
     "dialect_guide": {"decode"},
     "doctor": {"domain", "decode", "offline", "dialect_guide"},
-    "commands": {"domain", "ledger", "operations", "web"},
-    "operations": {"domain", "ledger", "export", "jobs", "pipeline", "explanation", "simulation"},
+    "operations": {
+        *("billing", "crediting", "domain", "ledger", "export", "jobs", "pipeline", "explanation", "isolation"),
+        "simulation",
+    },
     "simulation": {"domain", "ledger"},
+    "commands": {"billing", "domain", "ledger", "operations", "web"},
+    "crediting": {"domain", "ledger"},
+    "invoicing": {"domain", "ledger"},
+    "billing": {"config", "domain", "ledger", "invoicing"},
 }
-LEDGER_WRITERS = {"books", "booking", "corrections", "resolutions", "sqlite", "journal"}
+LEDGER_WRITERS = {"books", "booking", "corrections", "credits", "journal", "periods", "resolutions", "sqlite"}
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 420
 

@@ -23,6 +23,7 @@ def operate_ledger(config: Config, name: str, arguments: dict[str, Any]) -> Any:
     from otelbill_collector.export.stripe.client import StripePackageMissing
     from otelbill_collector.export.stripe.ports import StripeProblem
     from otelbill_collector.ledger.books import UnknownEvent
+    from otelbill_collector.ledger.credits import UnknownGrant
     from otelbill_collector.ledger.resolutions import NotHeld
     from otelbill_collector.operations import NoStripe, OtherPrices
     from otelbill_collector.web.api import BadQuery
@@ -42,6 +43,7 @@ def operate_ledger(config: Config, name: str, arguments: dict[str, Any]) -> Any:
         return _post(f"http://{address}/v1/operations/{name}", arguments, config, timeout)
     except (
         UnknownEvent,
+        UnknownGrant,
         NotHeld,
         NoStripe,
         OtherPrices,

@@ -106,12 +106,13 @@ def _list_cells(row: Mapping[str, Any], dimensions: tuple[str, ...], shown: tupl
 def explain(identifier: str, config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
     """From any id to everything it is connected with: records, trace, price version, Stripe identifiers.
 
-    The id may be a Stripe identifier (ob1....), a record or event id, a trace or span id, a run id, the provider's
-    response id, or a dead letter's id.
+    The id may be an invoice (inv1....) or a line of one (line1....), a Stripe identifier (ob1....), a record or event
+    id, a trace or span id, a run id, the provider's response id, or a dead letter's id.
 
     \b
-    Example:
+    Examples:
       otelbill explain 4bf92f3577b34da6a3ce929d0e0e4736
+      otelbill explain line1.98758545b5bacf2eadc4ae98
     """
     config = require_config(config_path, data_dir)
     try:
@@ -121,6 +122,11 @@ def explain(identifier: str, config_path: Path | None, data_dir: Path | None, as
     if as_json:
         print_json(found)
         return
+    for invoice in found.get("invoices", ()):
+        print_table("invoice", ("name", "value"), [(name, invoice[name]) for name in _INVOICE_FIELDS])
+    if found["invoice_lines"]:
+        rows = ([row.get(name) for name in _LINE_FIELDS] for row in found["invoice_lines"])
+        print_table("invoice lines", _LINE_FIELDS, rows, right=("quantity", "unit_price", "exact", "amount", "records"))
     for letter in found["dead_letters"]:
         print_table("dead letter", ("name", "value"), letter.items())
     for title in ("records", "related"):
@@ -139,6 +145,11 @@ def explain(identifier: str, config_path: Path | None, data_dir: Path | None, as
         print_table("Stripe intents (one is the sum of a window)", columns, rows, right=("window", "value"))
 
 
+_INVOICE_FIELDS = ("invoice_id", "state", "customer_id", "period", "from", "to", "total", "currency")
+_LINE_FIELDS = (
+    *("invoice_id", "line_id", "state", "period", "kind", "label", "step", "model", "unit", "quantity", "unit_price"),
+    *("exact", "amount", "arithmetic", "price_version", "records"),
+)
 _RECORD_COLUMNS = (
     *("kind", "revision", "record_id", "span_id", "customer", "step", "model", "quantities", "reason", "rating"),
     *("cost", "charge", "note"),
@@ -156,6 +167,14 @@ def _list_record(row: Mapping[str, Any]) -> list[object]:
 def _print_version(version: Mapping[str, Any]) -> None:
     """Any: the content of a price version."""
     content = version["content"] or {}
+    for kind in ("charge", "fee", "discount", "minimum", "commitment"):
+        if isinstance(content.get(kind), dict):
+            stated = [(name, value) for name, value in content[kind].items() if not isinstance(value, list)]
+            tiers = [("tier", f"up to {tier['up_to']}: {tier['price']} each, {tier['flat']} flat") for tier in
+                     content[kind].get("tiers", ())]  # fmt: skip
+            title = f"price version {version['price_version']}, {kind} in {content.get('currency')}"
+            print_table(title, ("name", "value"), [*stated, *tiers])
+            return
     what = " ".join(content[name] for name in ("provider", "model") if content.get(name))
     columns = ("unit", "cost", "charge", "from the entry")
     rows = (

@@ -7,6 +7,7 @@ from otelbill_collector.config.loading import load_config
 from otelbill_collector.config.problems import ConfigError, ConfigProblem, render_problems
 from otelbill_collector.config.values import (
     Address,
+    Billing,
     Claims,
     Config,
     Customer,
@@ -18,6 +19,7 @@ from otelbill_collector.config.values import (
 
 __all__ = [
     "Address",
+    "Billing",
     "Claims",
     "Config",
     "ConfigError",

@@ -9,15 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import yaml
 
-from otelbill_collector.config.problems import ConfigProblem, PathParts, render_path
+from otelbill_collector.config.problems import ConfigError, ConfigProblem, PathParts, render_path
 
 Plain = None | bool | int | str | list["Plain"] | dict[str, "Plain"]
 
 _REFERENCE = re.compile(r"\$?\$\{([^}]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+FILE_BYTES_MAX = 16 * 2**20
 _DEPTH_MAX = 32
 _NODES_MAX = 500_000  # a few lines of nested anchors can stand for billions of values
 _SCALARS = (
@@ -57,6 +59,26 @@ class Document:
             if path[:end] in self.lines:
                 return self.lines[path[:end]]
         return None
+
+
+def load_document(path: Path | None, environ: Mapping[str, str]) -> Document:
+    """The plain values of a file (None: of none). Raises ConfigError when it cannot be read."""
+    if path is None:
+        return Document(None)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(FILE_BYTES_MAX + 1)
+        if len(raw) > FILE_BYTES_MAX:
+            message, remedy = f"is larger than {FILE_BYTES_MAX} bytes", "give the path of an otelbill.yaml"
+            raise ConfigError([ConfigProblem(str(path), None, "", message, remedy)])
+        text = raw.decode("utf-8-sig")
+    except OSError as error:
+        message = f"cannot be read: {error.strerror or type(error).__name__}"
+        raise ConfigError([ConfigProblem(str(path), None, "", message, "give the path of an otelbill.yaml")]) from None
+    except UnicodeDecodeError as error:
+        message = f"is not UTF-8 at byte {error.start}"
+        raise ConfigError([ConfigProblem(str(path), None, "", message, "save the file as UTF-8")]) from None
+    return parse_document(text, file=str(path), environ=environ)
 
 
 def parse_document(text: str, *, file: str | None, environ: Mapping[str, str]) -> Document:

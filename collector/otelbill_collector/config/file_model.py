@@ -1,12 +1,12 @@
-"""The form of otelbill.yaml: every setting with its type, default and meaning. Owns single values, not their relations.
+"""The form of otelbill.yaml, its sections: every setting with its type, default and meaning.
 
-The JSON Schema and the reference in docs/configuration.md are derived from here.
+Owns single values, not their relations; the rate card's are in `rate_card_model`, the whole in `config_file`. The JSON
+Schema and the reference in docs/configuration.md are derived from them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import (
@@ -16,16 +16,15 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
-    ValidationInfo,
     WithJsonSchema,
-    field_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from otelbill_collector.config.document import WrittenFloat
 from otelbill_collector.config.values import Address, CostNames, StripeMode
 from otelbill_collector.domain.instants import NANOS, parse_instant
-from otelbill_collector.domain.prices import PER_MAX, InvalidPrice, parse_percent, parse_unit_price
+from otelbill_collector.domain.periods import ANCHOR_DAY_MAX, InvalidPeriod, require_zone
+from otelbill_collector.domain.prices import PER_MAX
 
 _DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
 _DURATION_NANOS = {"ms": NANOS // 1000, "s": NANOS, "m": 60 * NANOS, "h": 3600 * NANOS, "d": 86400 * NANOS}
@@ -96,12 +95,6 @@ def _require_unit(value: str) -> str:
     return value
 
 
-def _require_model(value: str) -> str:
-    if "*" in value[:-1]:
-        raise _fail("has * before its end", "end the name with one *, such as gpt-4o*")
-    return value
-
-
 def _require_currency(value: str) -> str:
     if not re.fullmatch(r"[A-Z]{3}", value):
         raise _fail("is not a currency code", "write three capital letters, such as USD")
@@ -114,11 +107,12 @@ def _require_stripe_customer(value: str) -> str:
     return value
 
 
-def _parse_amount(parse: Callable[[], int]) -> int:
+def _require_time_zone(value: str) -> str:
     try:
-        return parse()
-    except InvalidPrice as error:
-        raise _fail(str(error), error.remedy) from None
+        require_zone(value)
+    except InvalidPeriod:
+        raise _fail("is not a time zone", "write an IANA name, such as Europe/Berlin") from None
+    return value
 
 
 def _schema(**content: Any) -> WithJsonSchema:  # Any: JSON
@@ -138,11 +132,11 @@ Text = Annotated[str, BeforeValidator(_parse_text), _schema(type="string", minLe
 Secret = Annotated[SecretStr, BeforeValidator(_parse_text), _schema(type="string", minLength=1)]
 Url = Annotated[Text, AfterValidator(_require_url), _schema(type="string", pattern="^https?://")]
 Unit = Annotated[Text, AfterValidator(_require_unit), _schema(type="string", pattern=f"^{_UNIT.pattern}$")]
-ModelPattern = Annotated[Text, AfterValidator(_require_model), _schema(type="string", pattern=r"^[^*]*\*?$")]
 Currency = Annotated[Text, AfterValidator(_require_currency), _schema(type="string", pattern="^[A-Z]{3}$")]
 StripeCustomer = Annotated[
     Text, AfterValidator(_require_stripe_customer), _schema(type="string", pattern=r"^(cus_|\$\{)")
 ]
+TimeZone = Annotated[Text, AfterValidator(_require_time_zone), _schema(type="string", minLength=1)]
 DecimalText = Annotated[Any, BeforeValidator(_parse_decimal_text), _schema(type=["string", "integer"])]
 Moment = Annotated[int, BeforeValidator(_parse_moment), _schema(type="string")]
 Duration = Annotated[Any, BeforeValidator(_parse_duration), _schema(type="string", pattern=f"^{_DURATION.pattern}$")]
@@ -153,6 +147,9 @@ Seconds: Any = _integer(0, 86_400)
 LingerMillis: Any = _integer(0, 1_000)
 CallRate: Any = _integer(0, 10_000)
 Per: Any = _integer(1, PER_MAX)
+AnchorDay: Any = _integer(1, ANCHOR_DAY_MAX)
+Digits: Any = _integer(0, 6)
+UnitCount: Any = _integer(0, 2**53)
 
 
 class Section(BaseModel):
@@ -181,6 +178,13 @@ class LimitsSection(Section):
     inflight_bytes: Count = Field(
         default=268_435_456,
         description="Most bytes taken but not yet committed; beyond it senders are told to wait.",
+    )
+    connections: Count = Field(
+        default=1_000,
+        description="Most open connections of each listener; beyond it those without a whole request are closed first.",
+    )
+    waiting_calls: Count = Field(
+        default=1_000, description="Most gRPC calls that wait for their message to be read; others are told to wait."
     )
     commit_linger_ms: LingerMillis = Field(
         default=2, description="How long a commit waits for more requests under load, in milliseconds."
@@ -260,76 +264,31 @@ class CustomerSection(Section):
     stripe: StripeCustomer | None = Field(
         default=None, description="Stripe customer id (`cus_...`) that usage is sent to."
     )
-
-
-class Selecting(Section):
-    """For whom, what and when an entry of the rate card holds."""
-
-    customer: Text | None = Field(default=None, description="Only for this customer.")
-    step: Text | None = Field(default=None, description="Only for this step.")
-    model: ModelPattern | None = Field(
-        default=None, description="Only for this model; a `*` at the end matches by prefix."
+    time_zone: TimeZone | None = Field(
+        default=None, description="Time zone of the customer's billing periods; `billing.time_zone` without it."
     )
-    provider: Text | None = Field(
-        default=None, description="Only for this provider, in any spelling (`azure` is `az.ai.openai`)."
+    anchor_day: AnchorDay | None = Field(
+        default=None, description="Day of the month on which the customer's billing periods begin."
     )
-    from_: Moment | None = Field(
-        default=None, alias="from", description="First instant in force. A date is midnight UTC."
+    group: Text | None = Field(default=None, description="Group that entries of the rate card may name.")
+    contract: Text | None = Field(default=None, description="Contract that entries of the rate card may name.")
+
+
+class BillingSection(Section):
+    """Billing periods and invoices."""
+
+    time_zone: TimeZone = Field(default="UTC", description="Time zone of billing periods, an IANA name.")
+    anchor_day: AnchorDay = Field(
+        default=1,
+        description="Day of the month on which billing periods begin; 29 to 31 mean the last day of shorter months.",
     )
-    to: Moment | None = Field(default=None, description="First instant no longer in force.")
-
-
-class PriceSection(Selecting):
-    """A price of one unit; `price` holds attos for one unit after validation."""
-
-    unit: Unit = Field(description="Unit that is priced, such as `input_tokens` or one of your own.")
-    per: Per = Field(default=1, description="How many units the price is for.")
-    price: DecimalText = Field(description="Price of `per` units, in quotes.")
-
-    @field_validator("price")
-    @classmethod
-    def _parse_price(cls, value: str | int, info: ValidationInfo) -> int:
-        return _parse_amount(lambda: parse_unit_price(value, info.data.get("per", 1)))
-
-
-class MarkupSection(Selecting):
-    """Cost-plus for what no price covers; `percent` holds ten-thousandths of a percent after validation."""
-
-    percent: DecimalText = Field(description="Percent added to the provider's cost, in quotes.")
-
-    @field_validator("percent")
-    @classmethod
-    def _parse_percent(cls, value: str | int) -> int:
-        return _parse_amount(lambda: parse_percent(value))
-
-
-class RateCardSection(Section):
-    """What customers are charged."""
-
-    currency: Currency = Field(default="USD", description="Currency of the charges. Markups need USD.")
-    prices: list[PriceSection] = Field(
-        default=[], description="Prices by unit; the most specific one in force applies."
+    grace: Duration = Field(
+        default="1d", description="How long after its end a period stays open for usage that arrives late."
     )
-    markup: list[MarkupSection] = Field(
-        default=[], description="Markups on provider cost for units that no price covers."
+    approve: bool = Field(
+        default=True, description="Whether a closed period's invoice waits for an operator's approval."
     )
-
-
-class ConfigFile(Section):
-    """otelbill.yaml. Everything is optional."""
-
-    data_dir: Text = Field(default="./otelbill-data", description="Directory of the ledger.")
-    listen: ListenSection = Field(default_factory=ListenSection, description="Addresses to listen on.")
-    tokens: list[Secret] = Field(
-        default=[], description="Bearer tokens of which senders must present one. Without any, senders are not asked."
-    )
-    limits: LimitsSection = Field(default_factory=LimitsSection, description="Bounds of what is taken from senders.")
-    claims: ClaimsSection = Field(default_factory=ClaimsSection, description="How spans of one call are told apart.")
-    forward: ForwardSection | None = Field(default=None, description="Send spans on, with their cost. Off when absent.")
-    stripe: StripeSection | None = Field(default=None, description="Send usage to Stripe. Off when absent.")
-    customers: dict[Text, CustomerSection] = Field(
-        default={}, description="What is known of customers, by customer id."
-    )
-    rate_card: RateCardSection | None = Field(
-        default=None, description="What customers are charged. Without it, exactly what providers charge."
+    currency_digits: Digits | None = Field(
+        default=None,
+        description="Decimals that invoices are rounded to; without it those of the currency, two for USD.",
     )

@@ -12,25 +12,27 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from otelbill_collector.config.complaints import add_complaints
-from otelbill_collector.config.document import Document, parse_document
+from otelbill_collector.config.config_file import ConfigFile
+from otelbill_collector.config.document import Document, load_document
 from otelbill_collector.config.file_model import (
+    BillingSection,
     ClaimsSection,
-    ConfigFile,
+    CustomerSection,
     ForwardSection,
     LimitsSection,
     Section,
     StripeSection,
 )
-from otelbill_collector.config.problems import ConfigError, ConfigProblem
-from otelbill_collector.config.rate_card import check_valid_entries, create_rate_card
-from otelbill_collector.config.values import Claims, Config, Customer, Forward, Limits, Listen, Stripe
+from otelbill_collector.config.problems import ConfigError, sort_problems
+from otelbill_collector.config.rate_card import check_valid_entries, create_provider_prices
+from otelbill_collector.config.rate_card_file import read_rate_card
+from otelbill_collector.config.values import Billing, Claims, Config, Customer, Forward, Limits, Listen, Stripe
 from otelbill_collector.decode.dialects import list_dialects
 from otelbill_collector.domain.ratecard import AT_COST
 from otelbill_collector.domain.windows import require_window_length
 
 ValidSection = TypeVar("ValidSection", bound=Section)
 
-FILE_BYTES_MAX = 16 * 2**20
 DATA_DIR_VARIABLE = "OTELBILL_DATA_DIR"
 
 
@@ -41,36 +43,17 @@ def load_config(
 
     Overrides win over the environment, the environment over the file. Raises ConfigError with all problems.
     """
-    document = _load_document(path, environ)
+    document = load_document(path, environ)
     if document.root is None:
         document.root = {}  # a file of comments
     if environ.get(DATA_DIR_VARIABLE):
         _override(document, "data_dir", environ[DATA_DIR_VARIABLE])
     for name, value in (overrides or {}).items():
         _override(document, name, value)
-    config = _create_config(document, path)
+    config = _create_config(document, path, environ)
     if config is None or document.problems:
-        raise ConfigError(sorted(document.problems, key=lambda problem: problem.line or 0))
+        raise ConfigError(sort_problems(document.problems, document.file))
     return config
-
-
-def _load_document(path: Path | None, environ: Mapping[str, str]) -> Document:
-    if path is None:
-        return Document(None)
-    try:
-        with path.open("rb") as file:
-            raw = file.read(FILE_BYTES_MAX + 1)
-        if len(raw) > FILE_BYTES_MAX:
-            message, remedy = f"is larger than {FILE_BYTES_MAX} bytes", "give the path of an otelbill.yaml"
-            raise ConfigError([ConfigProblem(str(path), None, "", message, remedy)])
-        text = raw.decode("utf-8-sig")
-    except OSError as error:
-        message = f"cannot be read: {error.strerror or type(error).__name__}"
-        raise ConfigError([ConfigProblem(str(path), None, "", message, "give the path of an otelbill.yaml")]) from None
-    except UnicodeDecodeError as error:
-        message = f"is not UTF-8 at byte {error.start}"
-        raise ConfigError([ConfigProblem(str(path), None, "", message, "save the file as UTF-8")]) from None
-    return parse_document(text, file=str(path), environ=environ)
 
 
 def _override(document: Document, name: str, value: str | int) -> None:
@@ -87,7 +70,7 @@ def _override(document: Document, name: str, value: str | int) -> None:
         target[last] = value
 
 
-def _create_config(document: Document, path: Path | None) -> Config | None:
+def _create_config(document: Document, path: Path | None, environ: Mapping[str, str]) -> Config | None:
     """The configuration, or None after noting what is wrong; sections that are valid are checked to the end."""
     root = _drop_empty(document.root)
     try:
@@ -97,7 +80,7 @@ def _create_config(document: Document, path: Path | None) -> Config | None:
         _check_valid_sections(document, root)
         return None
     _check_limits(document, file.limits)
-    card = create_rate_card(document, file.rate_card) if file.rate_card is not None else AT_COST
+    card = read_rate_card(document, file.rate_card, path, environ) if file.rate_card is not None else AT_COST
     return Config(
         data_dir=Path(file.data_dir),
         listen=Listen(**dict(file.listen)),
@@ -106,8 +89,10 @@ def _create_config(document: Document, path: Path | None) -> Config | None:
         claims=_create_claims(document, file.claims),
         forward=_create_forward(file.forward) if file.forward else None,
         stripe=_create_stripe(document, file.stripe) if file.stripe else None,
-        customers={name: Customer(stripe=customer.stripe) for name, customer in file.customers.items()},
+        customers={name: _create_customer(customer) for name, customer in file.customers.items()},
+        billing=_create_billing(file.billing),
         rate_card=card or AT_COST,
+        provider_prices=create_provider_prices(document, file.provider_prices),
         source=path,
     )
 
@@ -153,6 +138,14 @@ def _create_claims(document: Document, section: ClaimsSection) -> Claims:
             place = ("claims", "accept_estimates", number)
             document.add_problem(place, f"{name!r} is no dialect", "`otelbill dialects` lists them, such as openlit")
     return Claims(section.grace_seconds, tuple(dict.fromkeys(section.accept_estimates)))
+
+
+def _create_customer(section: CustomerSection) -> Customer:
+    return Customer(section.stripe, section.group, section.contract, section.time_zone, section.anchor_day)
+
+
+def _create_billing(section: BillingSection) -> Billing:
+    return Billing(section.time_zone, section.anchor_day, section.grace, section.approve, section.currency_digits)
 
 
 def _create_forward(section: ForwardSection) -> Forward:

@@ -38,6 +38,11 @@ class ConfigError(Exception):
         self.problems = tuple(problems)
 
 
+def sort_problems(problems: Iterable[ConfigProblem], first: str | None) -> list[ConfigProblem]:
+    """In the order of the lines, those of the file `first` before those of others."""
+    return sorted(problems, key=lambda problem: (problem.file != first, problem.file or "", problem.line or 0))
+
+
 def render_path(parts: PathParts) -> str:
     """`rate_card.prices[2].price`"""
     text = ""

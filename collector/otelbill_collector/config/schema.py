@@ -1,4 +1,4 @@
-"""The JSON Schema of otelbill.yaml and the list of its settings, both derived from `file_model`.
+"""The JSON Schemas of otelbill.yaml and of a rate card, and the list of settings, all derived from the file's form.
 
 For editors and the docs; the sidecar itself does not need it.
 """
@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from otelbill_collector.config.complaints import find_section
-from otelbill_collector.config.file_model import ConfigFile
+from otelbill_collector.config.config_file import ConfigFile
+from otelbill_collector.config.rate_card_model import RateCardSection
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,13 @@ def create_schema() -> dict[str, Any]:  # Any: JSON
 def render_schema() -> str:
     """The text of docs/otelbill.schema.json."""
     return json.dumps(create_schema(), indent=2, sort_keys=True) + "\n"
+
+
+def render_card_schema() -> str:
+    """The text of docs/rate-card.schema.json."""
+    schema = RateCardSection.model_json_schema(by_alias=True)
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "otelbill rate card"}
+    return json.dumps({**schema, **head}, indent=2, sort_keys=True) + "\n"
 
 
 def list_settings() -> list[Setting]:

@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from otelbill_collector.domain.instants import MINUTE_NANOS
+from otelbill_collector.domain.instants import DAY_NANOS, MINUTE_NANOS
+from otelbill_collector.domain.periods import BillingCalendar
+from otelbill_collector.domain.price_overrides import ProviderPrice
 from otelbill_collector.domain.ratecard import AT_COST, RateCard
+from otelbill_collector.domain.selectors import Membership
 
 CostNames = Literal["otelbill", "gen_ai", "openinference", "langfuse"]
 StripeMode = Literal["money", "units"]
@@ -47,6 +50,8 @@ class Limits:
     spans_per_request: int = 100_000
     attributes_per_span: int = 1_024
     inflight_bytes: int = 268_435_456
+    connections: int = 1_000
+    waiting_calls: int = 1_000
     commit_linger_ms: int = 2
     future_seconds: int = 300
     group_keys: int = 400_000
@@ -91,6 +96,21 @@ class Customer:
     """What is known of a customer outside telemetry."""
 
     stripe: str | None = None
+    group: str | None = None
+    contract: str | None = None
+    time_zone: str | None = None
+    anchor_day: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Billing:
+    """Billing periods and invoices; `currency_digits` None means those of the currency."""
+
+    time_zone: str = "UTC"
+    anchor_day: int = 1
+    grace_nanos: int = DAY_NANOS
+    approve: bool = True
+    currency_digits: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,5 +125,17 @@ class Config:
     forward: Forward | None = None
     stripe: Stripe | None = None
     customers: Mapping[str, Customer] = field(default_factory=dict)
+    billing: Billing = field(default_factory=Billing)
     rate_card: RateCard = AT_COST
+    provider_prices: tuple[ProviderPrice, ...] = ()
     source: Path | None = None
+
+    def find_calendar(self, customer_id: str) -> BillingCalendar:
+        """The billing calendar of a customer: its own settings, and the defaults where it has none."""
+        own = self.customers.get(customer_id) or Customer()
+        return BillingCalendar(own.time_zone or self.billing.time_zone, own.anchor_day or self.billing.anchor_day)
+
+    def list_members(self) -> dict[str, Membership]:
+        """Group and contract of each customer that has one."""
+        members = {name: Membership(item.group, item.contract) for name, item in self.customers.items()}
+        return {name: member for name, member in members.items() if member != Membership()}

@@ -12,7 +12,7 @@ from typing import Any
 
 from otelbill_collector.decode.dialects import Fault, Plan, UsageObject
 from otelbill_collector.decode.quantities import Counts, parse_count, parse_quantity
-from otelbill_collector.decode.spans import SpanView
+from otelbill_collector.decode.spans import SpanView, Value
 from otelbill_collector.decode.usage_objects import (
     UnreadableUsageError,
     Usage,
@@ -24,7 +24,8 @@ from otelbill_collector.decode.usage_objects import (
 )
 from otelbill_collector.domain.usage import Problem
 
-_CACHE_RULES = {"yes": True, "no": False, "checked": None}
+JSON_TYPE = "application/json"
+CACHE_RULES = {"yes": True, "no": False, "checked": None}
 _TOKEN_FACTS = ("input", "output", "total", "cache_read", "cache_write", "reasoning", "audio_input", "audio_output")
 
 
@@ -58,21 +59,20 @@ class Situation:
     streaming: bool
 
 
-def read_counts(span: SpanView, plan: Plan, provider: str | None, *, aggregate: bool) -> Reading:
-    """Counts of the span from all its sources. A broken plain attribute gives a Problem, a broken object a conflict."""
-    reading = _read_attributes(span, plan, provider)
+def read_counts(attributes: Mapping[str, Value], plan: Plan, provider: str | None, *, aggregate: bool) -> Reading:
+    """Counts of a span from all its sources. A broken plain attribute gives a Problem, a broken object a conflict."""
+    reading = _read_attributes(attributes, plan, provider)
     for item in plan.usage_objects:
         if reading.problem is None and not (aggregate and item.form == "provider_metadata"):
-            _apply_object(reading, item, span)
+            _apply_object(reading, item, attributes)
     if plan.dialect.output_from_total:
         _complete_output(reading.counts)
     return reading
 
 
-def _read_attributes(span: SpanView, plan: Plan, provider: str | None) -> Reading:
-    attributes = span.attributes
+def _read_attributes(attributes: Mapping[str, Value], plan: Plan, provider: str | None) -> Reading:
     counts = Counts(
-        includes_cache=_CACHE_RULES[plan.dialect.find_cache_rule(provider)],
+        includes_cache=CACHE_RULES[plan.dialect.find_cache_rule(provider)],
         output_includes_reasoning=plan.dialect.output_includes_reasoning,
     )
     for fact, keys in plan.counts:
@@ -90,10 +90,10 @@ def _read_attributes(span: SpanView, plan: Plan, provider: str | None) -> Readin
     return Reading(counts)
 
 
-def _apply_object(reading: Reading, item: UsageObject, span: SpanView) -> None:
-    if item.media_type and span.attributes.get(item.media_type) != "application/json":
+def _apply_object(reading: Reading, item: UsageObject, attributes: Mapping[str, Value]) -> None:
+    if item.media_type and attributes.get(item.media_type) != JSON_TYPE:
         return
-    document = parse_document(span.attributes.get(item.attribute))
+    document = parse_document(attributes.get(item.attribute))
     if item.at and isinstance(document, Mapping):
         document = document.get(item.at)
     try:
@@ -168,13 +168,15 @@ def find_faults(faults: tuple[Fault, ...], counts: Counts, situation: Situation)
     return findings
 
 
-def _total_input(counts: Counts) -> int:
+def count_all_input(counts: Counts) -> int:
+    """Input with its cached part, however the emitter means it."""
     cached = (counts.cache_read or 0) + (counts.cache_write or 0)
     return (counts.input or 0) + (cached if counts.includes_cache is False else 0)
 
 
-def _uncached(counts: Counts) -> int:
-    return _total_input(counts) - (counts.cache_read or 0) - (counts.cache_write or 0)
+def count_uncached(counts: Counts) -> int:
+    """Input without its cached part."""
+    return count_all_input(counts) - (counts.cache_read or 0) - (counts.cache_write or 0)
 
 
 def _has_beta(word: str, span: SpanView) -> bool:
@@ -210,8 +212,8 @@ _TESTS: Mapping[str, Any] = {  # Any: the wanted values differ in type, `dialect
     "present": lambda wanted, _counts, s: any(key in s.span.attributes for key in wanted),
     "absent": lambda wanted, _counts, s: not any(key in s.span.attributes for key in wanted),
     "input_min": lambda wanted, counts, _s: (counts.input or 0) >= wanted,
-    "uncached_min": lambda wanted, counts, _s: _uncached(counts) >= wanted,
-    "total_min": lambda wanted, counts, _s: _total_input(counts) >= wanted,
+    "uncached_min": lambda wanted, counts, _s: count_uncached(counts) >= wanted,
+    "total_min": lambda wanted, counts, _s: count_all_input(counts) >= wanted,
     "ended_unset": lambda wanted, _counts, s: (s.span.status_code == 0) == wanted,
     "beta": lambda wanted, _counts, s: _has_beta(wanted, s.span),
 }

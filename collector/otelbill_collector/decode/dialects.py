@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from otelbill_collector.decode.vocabulary import Vocabulary, load_vocabulary, lo
 from otelbill_collector.domain.usage import TOKEN_UNITS
 
 _FILE = Path(__file__).with_name("dialect_table.yaml")
+_IMAGES = "output.images."
 _PLANS_MAX = 4096  # shapes seen in one process; content-heavy emitters vary only in names that are not known
 _EFFECTS = {"caveat", "estimated", "unknown", "drop"}
 _CONDITIONS = {
@@ -134,6 +135,7 @@ class Plan:
     explicit: bool
     genai: bool
     aggregated: bool
+    output_images: int
 
 
 @cache
@@ -243,9 +245,16 @@ def load_known_keys() -> frozenset[str]:
     return frozenset(keys)
 
 
+def find_shape(names: Iterable[str]) -> frozenset[str]:
+    """The attribute names of a span that any rule looks at: known ones, and those of images, which are counted."""
+    listed = tuple(names)
+    images = [name for name in listed if name.startswith(_IMAGES)]
+    return load_known_keys().intersection(listed).union(images)
+
+
 @lru_cache(maxsize=_PLANS_MAX)
 def find_plan(scope_name: str, scope_version: str, shape: frozenset[str]) -> Plan | None:
-    """The plan for spans of a scope whose known attribute names are `shape`; None when they are no business of ours."""
+    """The plan for spans of a scope and `find_shape`; None when they are no business of ours."""
     attribution = any(key in shape for key in ATTRIBUTION_KEYS)
     genai = any(key not in ATTRIBUTION_KEYS and not _WEAK.fullmatch(key) for key in shape)
     if not attribution and not genai:
@@ -277,6 +286,7 @@ def _compile_plan(
         explicit="otelbill.meter" in shape or "otelbill.quantity" in shape,
         genai=genai,
         aggregated=any(key.startswith("gen_ai.aggregated_usage.") for keys in counts.values() for key in keys),
+        output_images=len({name.split(".", 3)[2] for name in shape if name.startswith(_IMAGES)}),
     )
 
 

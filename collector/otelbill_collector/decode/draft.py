@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from otelbill_collector.decode.dialects import Dialect
 from otelbill_collector.decode.privacy import clean_id, clean_scope
 from otelbill_collector.decode.reasons import Reason
-from otelbill_collector.decode.spans import STATUS_ERROR, SpanView
+from otelbill_collector.decode.spans import STATUS_ERROR, SpanView, Value
 from otelbill_collector.domain.usage import Candidate, Problem, Quantity, Role, UsageSource
 
 
@@ -18,6 +19,7 @@ class Draft:
     dialect: Dialect
     failed: bool
     role: Role = Role.LINK
+    aggregate: bool = False  # what its names say it is, whatever its counts are
     detail: int = 0
     provider: str | None = None
     model: str | None = None
@@ -77,11 +79,12 @@ def finish_draft(draft: Draft, span: SpanView) -> Candidate:
         quantities=draft.quantities,
         problem=draft.problem,
         emitter=clean_scope(span.scope_name),
-        service=_find_service(span),
+        service=find_service(span.resource),
         traits=draft.traits,
     )
 
 
-def _find_service(span: SpanView) -> str | None:
-    name = span.resource.get("service.name")
+def find_service(resource: Mapping[str, Value]) -> str | None:
+    """`service.name` where somebody set one."""
+    name = resource.get("service.name")
     return None if isinstance(name, str) and name.startswith("unknown_service") else clean_id(name)

@@ -93,9 +93,14 @@ def _find_asked_model(span: SpanView) -> str | None:
     return clean_name(document.get("model")) if isinstance(document, dict) else None
 
 
+def is_free_name(name: str) -> bool:
+    """True for the name of a span whose request costs nothing, whatever its attributes say."""
+    return load_vocabulary().free_names.fullmatch(name) is not None
+
+
 def _find_operation(span: SpanView, plan: Plan) -> tuple[Operation | None, bool]:
     given = False
-    if load_vocabulary().free_names.fullmatch(span.name):
+    if is_free_name(span.name):
         return _FREE, True
     for key in plan.operation_keys:
         value = span.attributes.get(key)

@@ -1,73 +1,75 @@
-"""Who pays for a span that does not say so. own value, nearest ancestor, same call, only one of a trace."""
+"""Who pays for a span that does not say so: own value, nearest ancestor, same call, only one of a trace."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 
 from otelbill_collector.decode.lineage import Lineage
 from otelbill_collector.domain.usage import Candidate
 
-
-@dataclass(slots=True)
-class Attribution:
-    """Customer, project, run and step of one candidate, after inheritance."""
-
-    customer_id: str | None = None
-    project_id: str | None = None
-    run_id: str | None = None
-    step: str | None = None
+Column = list[str | None]
 
 
-_FIELDS = tuple(f.name for f in fields(Attribution))
+class Attributions:
+    """Customer, project, run and step of each candidate, after inheritance."""
+
+    __slots__ = ("customer_id", "project_id", "run_id", "step")
+
+    def __init__(self, candidates: Sequence[Candidate]) -> None:
+        self.customer_id: Column = [c.customer_id for c in candidates]
+        self.project_id: Column = [c.project_id for c in candidates]
+        self.run_id: Column = [c.run_id for c in candidates]
+        self.step: Column = [c.step for c in candidates]
+
+    def list_columns(self) -> tuple[Column, Column, Column, Column]:
+        """All four, to be treated alike."""
+        return self.customer_id, self.project_id, self.run_id, self.step
 
 
 def resolve_attributions(
     candidates: Sequence[Candidate], lineage: Lineage, groups: Sequence[Sequence[int]]
-) -> list[Attribution]:
-    """One attribution per candidate, in order."""
-    found = [_inherit(candidates, lineage, index) for index in range(len(candidates))]
-    for group in groups:
-        _share(found, group)
-    only = _find_only_values(candidates)
-    for candidate, attribution in zip(candidates, found, strict=True):
-        for name in _FIELDS:
-            if getattr(attribution, name) is None:
-                setattr(attribution, name, only.get((candidate.trace_id, name)))
-    for group in groups:
-        _share(found, group)
+) -> Attributions:
+    """Attributions of a group's candidates; `groups` are the sets that describe one call each."""
+    found = Attributions(candidates)
+    shared = [group for group in groups if len(group) > 1]
+    owned = _find_only_values(candidates, found.customer_id), _find_only_values(candidates, found.project_id)
+    for column in found.list_columns():
+        if not lineage.is_flat and None in column:
+            _inherit(column, lineage)
+        _share(column, shared)
+    for column, only in zip((found.customer_id, found.project_id), owned, strict=True):
+        if only and None in column:
+            for index, value in enumerate(column):
+                if value is None:
+                    column[index] = only.get(candidates[index].trace_id)
+            _share(column, shared)
     return found
 
 
-def read_own_attribution(candidate: Candidate) -> Attribution:
-    """What the candidate says itself."""
-    return Attribution(candidate.customer_id, candidate.project_id, candidate.run_id, candidate.step)
+def _inherit(column: Column, lineage: Lineage) -> None:
+    parents = lineage.parents
+    for index in lineage.order:
+        above = parents[index]
+        if above >= 0 and column[index] is None:
+            column[index] = column[above]
 
 
-def _inherit(candidates: Sequence[Candidate], lineage: Lineage, index: int) -> Attribution:
-    attribution = Attribution()
-    for source in (index, *lineage.list_ancestors(index)):
-        for name in _FIELDS:
-            if getattr(attribution, name) is None:
-                setattr(attribution, name, getattr(candidates[source], name))
-    return attribution
-
-
-def _share(found: list[Attribution], group: Sequence[int]) -> None:
+def _share(column: Column, groups: Sequence[Sequence[int]]) -> None:
     """Descriptions of one call lend each other what only one of them knows."""
-    for name in _FIELDS:
-        values = {value for index in group if (value := getattr(found[index], name)) is not None}
+    for group in groups:
+        values = {value for index in group if (value := column[index]) is not None}
         if len(values) == 1:
             (value,) = values
             for index in group:
-                setattr(found[index], name, value)
+                column[index] = value
 
 
-def _find_only_values(candidates: Sequence[Candidate]) -> dict[tuple[bytes, str], str]:
-    seen: dict[tuple[bytes, str], set[str]] = defaultdict(set)
-    for candidate in candidates:
-        for name in ("customer_id", "project_id"):
-            if (value := getattr(candidate, name)) is not None:
-                seen[candidate.trace_id, name].add(value)
-    return {key: next(iter(values)) for key, values in seen.items() if len(values) == 1}
+def _find_only_values(candidates: Sequence[Candidate], column: Column) -> dict[bytes, str]:
+    """By trace, the value its candidates say themselves, where they say one only."""
+    if None not in column:
+        return {}
+    seen: dict[bytes, set[str]] = {}
+    for candidate, value in zip(candidates, column, strict=True):
+        if value is not None:
+            seen.setdefault(candidate.trace_id, set()).add(value)
+    return {trace_id: next(iter(values)) for trace_id, values in seen.items() if len(values) == 1}

@@ -58,7 +58,7 @@ class Counts:
 
     def count_known(self) -> int:
         """How many facts are known: the measure of detail between two layers."""
-        return len(_FACTS) - _read_facts(self).count(None) + len(self.units)
+        return len(_FACTS) - list_facts(self).count(None) + len(self.units)
 
     def has_usage(self) -> bool:
         """True when the emitter reported at least one main count above zero, or another unit."""
@@ -66,7 +66,8 @@ class Counts:
 
 
 _FACTS = tuple(f.name for f in fields(Counts) if f.default is None)
-_read_facts = attrgetter(*_FACTS)
+list_facts = attrgetter(*_FACTS)
+"""All facts of counts, in one order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,4 +183,5 @@ def sum_quantities(parts: list[Quantities]) -> dict[str, Quantity]:
 
 def total_input(quantities: Mapping[str, Quantity]) -> Quantity:
     """All input of disjoint quantities: uncached, read from cache, written to cache."""
-    return sum((quantities.get(unit, 0) for unit in (INPUT_TOKENS, CACHE_READ_TOKENS, CACHE_WRITE_TOKENS)), 0)
+    get = quantities.get
+    return get(INPUT_TOKENS, 0) + get(CACHE_READ_TOKENS, 0) + get(CACHE_WRITE_TOKENS, 0)

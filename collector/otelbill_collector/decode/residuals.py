@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from otelbill_collector.decode.lineage import Lineage, sort_by_trace
+from otelbill_collector.decode.lineage import Canopy, Lineage
 from otelbill_collector.decode.quantities import sum_quantities, total_input
 from otelbill_collector.domain.usage import (
     CACHE_READ_TOKENS,
@@ -24,13 +24,19 @@ from otelbill_collector.domain.usage import (
 )
 
 _INPUT_CLASSES = (INPUT_TOKENS, CACHE_READ_TOKENS, CACHE_WRITE_TOKENS)
+_SUBSETS = (
+    ("cache_write_1h_tokens", CACHE_WRITE_TOKENS),
+    ("reasoning_tokens", OUTPUT_TOKENS),
+    ("audio_input_tokens", INPUT_TOKENS),
+    ("audio_output_tokens", OUTPUT_TOKENS),
+)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Explained:
     """One provider call below a parent: where it stands, what it explains, whether its own usage is missing."""
 
-    members: tuple[int, ...]
+    members: Sequence[int]
     quantities: Quantities
     open: bool  # its own usage is unknown
 
@@ -52,41 +58,42 @@ def subtract_explained(totals: Quantities, parts: Sequence[Quantities]) -> dict[
         excess = total_input(left) - budget
         if excess > 0 and left.get(unit):
             left[unit] = max(0, left[unit] - excess)
-    _limit_subsets(left)
-    billable = any(
-        left.get(unit) for unit in left if unit in _INPUT_CLASSES or unit == OUTPUT_TOKENS or "_tokens" not in unit
-    )
-    return {unit: amount for unit, amount in left.items() if amount} if billable else {}
-
-
-def _limit_subsets(left: dict[str, Quantity]) -> None:
-    for subset, whole in (
-        ("cache_write_1h_tokens", CACHE_WRITE_TOKENS),
-        ("reasoning_tokens", OUTPUT_TOKENS),
-        ("audio_input_tokens", INPUT_TOKENS),
-        ("audio_output_tokens", OUTPUT_TOKENS),
-    ):
+    for subset, whole in _SUBSETS:
         if subset in left:
             left[subset] = min(left[subset], left.get(whole, 0))
+    if any(amount and _is_billable(unit) for unit, amount in left.items()):
+        return {unit: amount for unit, amount in left.items() if amount}
+    return {}
+
+
+def _is_billable(unit: str) -> bool:
+    return unit in _INPUT_CLASSES or unit == OUTPUT_TOKENS or "_tokens" not in unit
 
 
 def find_residuals(
-    candidates: Sequence[Candidate], lineage: Lineage, *, parents: Sequence[int], calls: Sequence[Explained]
+    candidates: Sequence[Candidate],
+    roles: Sequence[Role],
+    lineage: Lineage,
+    *,
+    parents: Sequence[int],
+    calls: Sequence[Explained],
 ) -> Mapping[int, Residual]:
     """Residual of every parent, innermost first: an inner parent's residual explains its outer ones."""
-    by_trace = sort_by_trace(candidates, parents)
-    over = {p: lineage.list_above(p, by_trace) for p in parents}
+    canopy = Canopy(lineage, parents)
+    over = {p: canopy.list_above(p) for p in parents}
     calls_below: dict[int, list[int]] = {p: [] for p in parents}
     for number, call in enumerate(calls):
-        for parent in {p for member in call.members for p in lineage.list_above(member, by_trace)}:
+        for parent in {p for member in call.members for p in canopy.list_above(member)}:
             calls_below[parent].append(number)
+    around = _find_calls_around(candidates, roles, lineage)
     explained: dict[int, list[Quantities]] = {p: [] for p in parents}
     found: dict[int, Residual] = {}
     taken: set[int] = set()
     for parent in sorted(parents, key=lambda p: (-len(over[p]), _length(candidates[p]), p)):
         below = calls_below[parent]
         parts = [calls[n].quantities for n in below] + explained[parent]
-        parts += _list_around(candidates, lineage, parent)
+        if around[parent] >= 0:
+            parts.append(candidates[around[parent]].quantities)
         residual = Residual(subtract_explained(candidates[parent].quantities, parts))
         if residual.quantities:
             residual.pays_for = [n for n in below if calls[n].open and n not in taken]
@@ -97,14 +104,16 @@ def find_residuals(
     return found
 
 
-def _list_around(candidates: Sequence[Candidate], lineage: Lineage, parent: int) -> list[Quantities]:
-    """Quantities of a call around a parent: steps inside one call repeat parts of it. A tool between ends that."""
-    for above in lineage.list_ancestors(parent):
-        if candidates[above].operation == "execute_tool":
-            return []
-        if candidates[above].role is Role.CALL and candidates[above].problem is None:
-            return [candidates[above].quantities]
-    return []
+def _find_calls_around(candidates: Sequence[Candidate], roles: Sequence[Role], lineage: Lineage) -> list[int]:
+    """The call around each candidate, or -1: steps inside one call repeat parts of it. A tool between ends that."""
+    around = [-1] * len(candidates)
+    for index in () if lineage.is_flat else lineage.order:
+        above = lineage.parents[index]
+        if above < 0 or candidates[above].operation == "execute_tool":
+            continue
+        is_call = roles[above] is Role.CALL and candidates[above].problem is None
+        around[index] = above if is_call else around[above]
+    return around
 
 
 def _length(candidate: Candidate) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from otelbill_collector.decode.spans import EventView, SpanView, Value
+from otelbill_collector.decode.weight import EVENTS_PER_SPAN, TooHeavy, weigh_request
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _SCALARS = {
@@ -60,7 +62,7 @@ class TooManySpans(MalformedRequest):
     """More spans or events than one request may hold; the message names both numbers."""
 
 
-_EVENTS_PER_SPAN = 10  # on average over a request's limit of spans: a streamed answer may have an event per piece
+_EVENT_TAGS = (b"\x5a", b"\xda")  # first byte of field 11 with a length, as it is written and written too long
 
 
 def _add_field(message: descriptor_pb2.DescriptorProto, name: str, number: int, kind: str) -> None:
@@ -196,51 +198,80 @@ def _convert_any(value: AnyValue) -> Value:
             return None
 
 
+@dataclass(slots=True, eq=False)
+class Scope:
+    """What the spans of one ScopeSpans share. `memory` is the selection's own: what it knows of this scope."""
+
+    name: str
+    version: str
+    resource: AttributeView
+    memory: Any = None  # Any: the decoder knows nothing of selection
+
+
+class WireSpan(SpanView):
+    """A span still in the parser's memory: its fields are read all at once, when somebody asks for the first."""
+
+    __slots__ = ("message", "scope")
+
+    def __init__(self, message: Any, scope: Scope) -> None:  # Any: the class is made at run time
+        self.message = message
+        self.scope = scope
+
+    def __getattr__(self, name: str) -> Any:
+        # Only reached while the slots of SpanView are empty.
+        _fill_span(self)
+        return object.__getattribute__(self, name)
+
+
+def _fill_span(view: WireSpan) -> None:
+    span, scope = view.message, view.scope
+    events = span.events
+    view.trace_id = span.trace_id
+    view.span_id = span.span_id
+    view.parent_span_id = span.parent_span_id
+    view.name = span.name
+    view.kind = span.kind
+    view.started_nanos = span.start_time_unix_nano
+    view.ended_nanos = span.end_time_unix_nano
+    view.status_code = span.status.code
+    view.scope_name = scope.name
+    view.scope_version = scope.version
+    view.resource = scope.resource
+    view.attributes = AttributeView(span.attributes)
+    view.events = tuple(EventView(event.name, AttributeView(event.attributes)) for event in events) if events else ()
+
+
 def decode_request(body: bytes, spans_max: int | None = None) -> list[SpanView]:
     """All spans of one ExportTraceServiceRequest, in wire order. Raises MalformedRequest, TooManySpans."""
     request = cast(Any, _Request())  # Any: the class is made at run time from the schema above
     try:
+        if spans_max is not None:
+            weigh_request(body, spans_max)
         request.ParseFromString(body)
-    except DecodeError as error:
+    except TooHeavy as error:
+        raise TooManySpans(str(error)) from error
+    except (DecodeError, ValueError) as error:
         raise MalformedRequest("the body is not an OTLP ExportTraceServiceRequest in protobuf") from error
     if spans_max is not None:
-        _check_counts(request, spans_max)
-    spans: list[SpanView] = []
+        _check_counts(request, body, spans_max)
+    views: list[SpanView] = []
     for resource_spans in request.resource_spans:
         resource = AttributeView(resource_spans.resource.attributes)
         for scope_spans in resource_spans.scope_spans:
-            scope = scope_spans.scope
-            scope_name, scope_version = scope.name, scope.version
-            spans.extend(_view_span(span, resource, scope_name, scope_version) for span in scope_spans.spans)
-    return spans
+            scope = Scope(scope_spans.scope.name, scope_spans.scope.version, resource)
+            views += [WireSpan(span, scope) for span in scope_spans.spans]
+    return views
 
 
-def _check_counts(request: Any, spans_max: int) -> None:
+def _check_counts(request: Any, body: bytes, spans_max: int) -> None:
     """Before any view is made: an empty span or event is two bytes on the wire and a thousand in memory."""
     scopes = [scope_spans for resource_spans in request.resource_spans for scope_spans in resource_spans.scope_spans]
     spans = sum(len(scope_spans.spans) for scope_spans in scopes)
     if spans > spans_max:
         raise TooManySpans(f"{spans} spans in one request, the limit is {spans_max}; send smaller batches")
+    limit = spans_max * EVENTS_PER_SPAN
+    if sum(map(body.count, _EVENT_TAGS)) <= limit:  # nearly always: no event stands without its tag
+        return
     events = sum(len(span.events) for scope_spans in scopes for span in scope_spans.spans)
-    if events > spans_max * _EVENTS_PER_SPAN:
-        limit = spans_max * _EVENTS_PER_SPAN
+    if events > limit:
         raise TooManySpans(f"{events} span events in one request, the limit is {limit}; send smaller batches")
-
-
-def _view_span(span: Any, resource: AttributeView, scope_name: str, scope_version: str) -> SpanView:
-    events = span.events
-    return SpanView(
-        trace_id=span.trace_id,
-        span_id=span.span_id,
-        parent_span_id=span.parent_span_id,
-        name=span.name,
-        kind=span.kind,
-        started_nanos=span.start_time_unix_nano,
-        ended_nanos=span.end_time_unix_nano,
-        status_code=span.status.code,
-        scope_name=scope_name,
-        scope_version=scope_version,
-        resource=resource,
-        attributes=AttributeView(span.attributes),
-        events=tuple(EventView(event.name, AttributeView(event.attributes)) for event in events) if events else (),
-    )

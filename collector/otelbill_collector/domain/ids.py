@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterable
 from functools import lru_cache
+from hashlib import sha256
 
 _LENGTHS = tuple(length.to_bytes(8, "big") for length in range(256))
+_LOW = tuple(bytes((first & 0x7F,)) for first in range(256))  # first byte of a claim key
+_HIGH = tuple(bytes((first | 0x80,)) for first in range(256))  # and of a twin key
+_RECENT_MAX = 8_192  # traces and seconds whose digests are at hand
 
 
 def digest_parts(kind: str, *parts: bytes | str | int) -> bytes:
@@ -15,7 +19,7 @@ def digest_parts(kind: str, *parts: bytes | str | int) -> bytes:
         raw = part if isinstance(part, bytes) else str(part).encode()
         size = len(raw)
         pieces += (_LENGTHS[size] if size < 256 else size.to_bytes(8, "big"), raw)
-    return hashlib.sha256(b"".join(pieces)).digest()
+    return sha256(b"".join(pieces)).digest()
 
 
 @lru_cache(maxsize=64)
@@ -38,13 +42,60 @@ def derive_record_id(event_id: str, revision: int, kind: str) -> str:
 def derive_claim_key(kind: str, *parts: bytes | str | int) -> bytes:
     """16 bytes under which the members of a claim group find each other."""
     digest = digest_parts(kind, *parts)
-    return bytes((digest[0] & 0x7F,)) + digest[1:16]
+    return _LOW[digest[0]] + digest[1:16]
 
 
 def derive_twin_key(kind: str, *parts: bytes | str | int) -> bytes:
     """The same for evidence that links spans of different emitters only; such a key can be told from the others."""
     digest = digest_parts(kind, *parts)
-    return bytes((digest[0] | 0x80,)) + digest[1:16]
+    return _HIGH[digest[0]] + digest[1:16]
+
+
+# The functions below give what `derive_claim_key` and `derive_twin_key` give for one kind each: nearly every span asks
+# for these, and most of their input is known beforehand.
+
+_TRACE, _RESPONSE, _TWIN, _GAP = (
+    f"otelbill.{kind}.v1".encode() for kind in ("claim-trace", "claim-response", "claim-twin", "claim-gap")
+)
+
+
+@lru_cache(maxsize=_RECENT_MAX)
+def derive_trace_key(trace_id: bytes) -> bytes:
+    """`derive_claim_key("claim-trace", trace_id)`: the spans of one trace come together."""
+    digest = sha256(_TRACE + len(trace_id).to_bytes(8, "big") + trace_id).digest()
+    return _LOW[digest[0]] + digest[1:16]
+
+
+def derive_response_key(claim_id: str) -> bytes:
+    """`derive_claim_key("claim-response", claim_id)`."""
+    raw = claim_id.encode()
+    digest = sha256(_RESPONSE + len(raw).to_bytes(8, "big") + raw).digest()
+    return _LOW[digest[0]] + digest[1:16]
+
+
+def derive_number_keys(input_tokens: int, output_tokens: int, buckets: Iterable[int]) -> list[bytes]:
+    """`derive_twin_key("claim-twin", input_tokens, output_tokens, bucket)` for each bucket."""
+    read, written = b"%d" % input_tokens, b"%d" % output_tokens
+    head = _TWIN + _LENGTHS[len(read)] + read + _LENGTHS[len(written)] + written
+    keys = []
+    for bucket in buckets:
+        digest = sha256(head + _encode_bucket(bucket)).digest()
+        keys.append(_HIGH[digest[0]] + digest[1:16])
+    return keys
+
+
+@lru_cache(maxsize=_RECENT_MAX)
+def derive_gap_key(family: str, bucket: int) -> bytes:
+    """`derive_twin_key("claim-gap", family, bucket)`: calls of one model within the same seconds share it."""
+    raw = family.encode()
+    digest = sha256(_GAP + len(raw).to_bytes(8, "big") + raw + _encode_bucket(bucket)).digest()
+    return _HIGH[digest[0]] + digest[1:16]
+
+
+@lru_cache(maxsize=_RECENT_MAX)
+def _encode_bucket(bucket: int) -> bytes:
+    raw = b"%d" % bucket
+    return _LENGTHS[len(raw)] + raw
 
 
 def is_twin_key(key: bytes) -> bool:

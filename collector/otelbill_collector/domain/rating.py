@@ -23,9 +23,9 @@ from otelbill_collector.domain.tariffs import PARENTS, PLANS_MAX, Levels, Plan, 
 from otelbill_collector.domain.usage import Quantities, Quantity, RatingState
 
 _ROUTES_MAX = 16_384  # combinations of names; they come from outside
-_FREE = (-1, -1)  # no price: a unit without a line of its own
 Payer = tuple[str | None, str | None, str | None]  # customer, group, contract: those that the card mentions
 _NOBODY: Payer = (None, None, None)
+_FREE = (-1, -1)  # no price: a unit without a line of its own
 _new_tuple = tuple.__new__  # makes a named tuple without its constructor's argument handling
 
 
@@ -110,13 +110,17 @@ class Rater:
         step = names.step if names.step in self._steps else None
         return names._replace(customer_id=customer, group=group, contract=contract, step=step)
 
+    def find_levels(self, names: EventNames, at_nanos: int) -> Levels:
+        """All prices for events of these names at an instant, by size of the request."""
+        names = self.complete_names(names)
+        route = self._routes.get(names) or self._add_route(names)
+        return route.find_value(at_nanos)
+
     def list_covered(
         self, quantities: Quantities, at_nanos: int, names: EventNames
     ) -> list[tuple[PeriodCharge, Quantity]]:
         """What each period charge counts of an event. A part that has no price of its own counts in its whole, once."""
-        names = self.complete_names(names)
-        route = self._routes.get(names) or self._add_route(names)
-        tariff = route.find_value(at_nanos).find_tariff(quantities)
+        tariff = self.find_levels(names, at_nanos).find_tariff(quantities)
         parts, problems = _split_subsets(tariff, quantities)
         covered: dict[PeriodCharge, Quantity] = {}
         for unit, quantity in parts.items() if not problems else ():

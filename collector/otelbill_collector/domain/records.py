@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
-from operator import attrgetter
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 from otelbill_collector.domain.ids import derive_event_id, derive_record_id
 from otelbill_collector.domain.usage import Candidate, Decision, RatingState
@@ -59,17 +60,35 @@ class UsageRecord:
         return self.candidate.ended_nanos
 
 
-_FIELDS = tuple(spec.name for spec in fields(Candidate))
-_FORM = "\x1f".join(("%r",) * len(_FIELDS))
-_QUANTITIES = _FIELDS.index("quantities")
-_read_fields = attrgetter(*_FIELDS)
-
-
 def digest_candidate(candidate: Candidate) -> bytes:
-    """16 bytes over every field of the candidate; equal for the same span however often it is sent."""
-    values = list(_read_fields(candidate))
-    values[_QUANTITIES] = sorted(candidate.quantities.items())
-    return hashlib.sha256((_FORM % tuple(values)).encode()).digest()[:16]
+    """16 bytes over every field of the candidate; equal for the same span however often it is sent.
+
+    The text below is every field's `repr` in the order of the class, quantities sorted: ledgers hold its digests, so it
+    never changes. Runs of fields that many spans have alike are rendered once.
+    """
+    c = candidate
+    names, verdict, origin = _render_runs(
+        (c.dialect, c.role, c.detail, c.provider, c.model, c.request_model, c.operation),
+        (c.failed, c.billable, c.reason, c.usage_source, c.caveats),
+        (c.problem, c.emitter, c.service, c.traits),
+        type(c.reason),
+    )
+    owner, place = _render_runs((c.service_tier, c.customer_id, c.project_id), (c.step, c.attempt))
+    amounts = ", ".join([f"({unit!r}, {amount!r})" for unit, amount in sorted(c.quantities.items())])
+    text = (
+        f"{c.trace_id!r}\x1f{c.span_id!r}\x1f{c.parent_span_id!r}\x1f{c.started_nanos}\x1f{c.ended_nanos}\x1f{names}"
+        f"\x1f{c.response_id!r}\x1f{owner}\x1f{c.run_id!r}\x1f{place}\x1f{c.explicit_event_id!r}\x1f{verdict}"
+        f"\x1f[{amounts}]\x1f{origin}"
+    )
+    return hashlib.sha256(text.encode()).digest()[:16]
+
+
+@lru_cache(maxsize=16_384)
+def _render_runs(*runs: Any) -> list[str]:  # Any: tuples of fields, and a type
+    """Runs of neighbouring fields as texts. The type tells a constant from the plain text that equals it: a reason that
+    was read from a segment has another `repr`.
+    """
+    return ["\x1f".join(map(repr, run)) for run in runs if isinstance(run, tuple)]
 
 
 def identify_candidate(candidate: Candidate) -> str:

@@ -13,6 +13,11 @@ from otelbill_collector.domain.instants import format_instant
 from otelbill_collector.domain.prices import Json
 from otelbill_collector.domain.providers import find_provider_id
 
+# What senders call a tier that has no price of its own, once in small letters.
+STANDARD_TIERS = frozenset(
+    {"default", "standard", "auto", "on_demand", "on-demand", "ondemand", "standard_only", "none", "unspecified"}
+)
+
 
 class EventNames(NamedTuple):
     """What entries are matched against: the names on a usage event. A tuple, since it is the key of a hot cache.

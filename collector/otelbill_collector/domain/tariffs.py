@@ -178,9 +178,12 @@ class Levels:
 
 def create_route(card: RateCard, book: PriceBook, names: EventNames) -> Timeline[Levels]:
     """Tariffs on every interval on which neither a provider price nor an entry of the card changes."""
-    costs = book.find_timeline(provider=names.provider, model=names.model, service_tier=names.service_tier)
-    if costs is None and names.request_model:
-        costs = book.find_timeline(provider=names.provider, model=names.request_model, service_tier=names.service_tier)
+    costs = book.find_timeline(
+        provider=names.provider,
+        model=names.model,
+        request_model=names.request_model,
+        service_tier=names.service_tier,
+    )
     timeline: Timeline[ProviderPrices | None] = costs or Timeline((), ((None,),))
     edges = {
         edge

@@ -33,6 +33,7 @@ _LABELS = ("step", "provider", "model")
 # Steps and models come from outside: past this many combinations the rest is counted together as "other".
 _SERIES_MAX = 2_000
 _Totals = dict[tuple[Counter, tuple[str, ...]], Quantity]
+BOUNDS = ("inflight_bytes", "sender_share", "body_seconds", "waiting_calls", "connections", "head_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,10 @@ class Levels:
 
     inflight_bytes: int
     inflight_bytes_max: int
+    connections: int
+    connections_max: int
+    waiting_calls: int
+    waiting_calls_max: int
     dead_letters: int
     ledger_bytes: int
     forward_queue_spans: int
@@ -60,6 +65,9 @@ class SidecarMetrics:
         self.spans = Counter("otelbill_spans", "Spans by what became of them", ["result"], registry=self.registry)
         self.requests = Counter(
             "otelbill_requests", "Requests by protocol and answer", ["protocol", "code"], registry=self.registry
+        )
+        self.refusals = Counter(
+            "otelbill_refusals", "Requests and connections refused at a bound", ["bound"], registry=self.registry
         )
         self.cost = Counter("otelbill_cost", "Provider cost booked", [*_LABELS, "currency"], registry=self.registry)
         self.charge = Counter(
@@ -87,11 +95,17 @@ class SidecarMetrics:
             self.spans.labels(result)
         for result in ("sent", "overflow", "rejected"):
             self.forwarded.labels(result)
+        for bound in BOUNDS:
+            self.refusals.labels(bound)
         self.registry.register(_LevelCollector(load_levels))
 
     def count_request(self, protocol: str, code: str) -> None:
         """One answered request."""
         self.requests.labels(protocol, code).inc()
+
+    def count_refusal(self, bound: str) -> None:
+        """One request or connection that was told to come again because a bound was reached."""
+        self.refusals.labels(bound).inc()
 
     def count_answers(self, answers: Iterable[Answer]) -> None:
         """What became of the spans of one batch."""
@@ -156,6 +170,10 @@ class _LevelCollector(Collector):
         levels = self._load_levels()
         yield GaugeMetricFamily("otelbill_inflight_bytes", "Bytes under way", value=levels.inflight_bytes)
         yield GaugeMetricFamily("otelbill_inflight_bytes_max", "Bound of those", value=levels.inflight_bytes_max)
+        yield GaugeMetricFamily("otelbill_connections", "Open OTLP/HTTP connections", value=levels.connections)
+        yield GaugeMetricFamily("otelbill_connections_max", "Bound of those", value=levels.connections_max)
+        yield GaugeMetricFamily("otelbill_waiting_calls", "gRPC calls not yet read", value=levels.waiting_calls)
+        yield GaugeMetricFamily("otelbill_waiting_calls_max", "Bound of those", value=levels.waiting_calls_max)
         yield GaugeMetricFamily("otelbill_dead_letters", "Dead letters that wait", value=levels.dead_letters)
         yield GaugeMetricFamily("otelbill_ledger_bytes", "Bytes of the ledger on disk", value=levels.ledger_bytes)
         yield GaugeMetricFamily("otelbill_group_keys", "Claim keys held in memory", value=levels.group_keys)

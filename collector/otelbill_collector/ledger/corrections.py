@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, KeysView, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -120,12 +120,15 @@ def apply_to_decision(decision: Decision, standing: Standing) -> Decision:
 
 
 def apply_to_amounts(amounts: Amounts, standing: Standing) -> Amounts:
-    """The amounts as operators want them. What is held stays held: its quantities come first."""
+    """The amounts as operators want them; no price made a charge that is given. What is held stays held: its
+    quantities come first.
+    """
     given = _read(standing, Aspect.CHARGE)
     if given is None or amounts.state not in (RatingState.RATED, RatingState.UNPRICED):
         return amounts
     charge = parse_attos(given["charge"])
-    return replace(amounts, state=RatingState.RATED, charge_attos=charge, currency=given["currency"])
+    currency = given["currency"]
+    return replace(amounts, state=RatingState.RATED, price_version=None, charge_attos=charge, currency=currency)
 
 
 def describe_standing(standing: Standing) -> list[str]:
@@ -164,8 +167,8 @@ class CorrectionBook:
             self.note(correction)
 
     @property
-    def event_ids(self) -> Set[str]:
-        """Events of which something was ever said."""
+    def event_ids(self) -> KeysView[str]:
+        """Events of which anything was ever said."""
         return self._stacks.keys()
 
     def find(self, event_id: str) -> Standing:

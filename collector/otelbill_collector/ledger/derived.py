@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from otelbill_collector.domain.instants import DAY_NANOS, HOUR_NANOS, format_instant
 from otelbill_collector.domain.usage import Candidate
-from otelbill_collector.ledger import meters, rollups
+from otelbill_collector.ledger import credit_usage, meters, rollups
 from otelbill_collector.ledger.claim_runs import Entries, make_entries, read_entries
 from otelbill_collector.ledger.evidence import find_segment_touched
 from otelbill_collector.ledger.findings import FINDINGS_MAX, REPLAY, RESTORE, Finding, Progress, Report, Touched
@@ -190,7 +190,8 @@ def decode_text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def _fold(scratch: sqlite3.Connection, fold: Callable[[], int], advance: Callable[[], None]) -> None:
+def fold_all(scratch: sqlite3.Connection, fold: Callable[[], int], advance: Callable[[], None]) -> None:
+    """Fold until nothing is left, in one transaction."""
     folded = 1
     while folded:
         scratch.execute("BEGIN")
@@ -204,7 +205,9 @@ def check_mark(name: str, check: str, mark: int, last: int, report: Report) -> b
     if 0 <= mark <= last:
         return True
     problem = f"points at segment {mark}, the last one is {last}: usage past it would never be counted"
-    report.add(Finding(check, "high_water", name, problem, REPLAY if name == rollups.NAME else RESTORE))
+    report.add(
+        Finding(check, "high_water", name, problem, REPLAY if name in (rollups.NAME, credit_usage.NAME) else RESTORE)
+    )
     return False
 
 
@@ -213,7 +216,7 @@ def compare_rollups(path: Path, report: Report, progress: Progress) -> None:
     with open_scratch(path, rollups.NAME, {"found": "SELECT * FROM ledger.rollup"}) as (scratch, mark, last):
         if not check_mark(rollups.NAME, ROLLUPS, mark, last, report):
             return
-        _fold(
+        fold_all(
             scratch,
             lambda: rollups.fold_rollups(scratch),
             lambda: progress(ROLLUPS, find_high_water(scratch, rollups.NAME), mark),
@@ -260,7 +263,7 @@ def compare_windows(path: Path, metering: Metering, report: Report, progress: Pr
     with open_scratch(path, meters.NAME, copies) as (scratch, mark, last):
         if not check_mark(meters.NAME, WINDOWS, mark, last, report):
             return
-        _fold(
+        fold_all(
             scratch,
             lambda: meters.fold_meters(scratch, metering),
             lambda: progress(WINDOWS, find_high_water(scratch, meters.NAME), mark),

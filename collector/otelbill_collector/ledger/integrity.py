@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from otelbill_collector.ledger import derived, evidence, state
+from otelbill_collector.ledger import credit_checks, derived, evidence, periods, state
 from otelbill_collector.ledger.derived import KeyFunction, KeyTally, decode_text, list_price_names
 from otelbill_collector.ledger.findings import Progress, Report, ignore_progress
 from otelbill_collector.ledger.meters import Metering
@@ -88,6 +88,9 @@ def _check_contents(
         return
     with report.guard(derived.ROLLUPS, "rollup"):
         derived.compare_rollups(path, report, progress)
+    with report.guard(credit_checks.CREDITS, "credit_usage"):
+        if credit_checks.has_credits(connection):
+            credit_checks.compare_credit_usage(path, report, progress)
     if checks.metering is None:
         report.notes.append(f"{derived.WINDOWS}: not compared with the segments, because Stripe is not configured")
         return
@@ -106,3 +109,9 @@ def _check_state(connection: sqlite3.Connection, version: int, report: Report, p
         state.check_letters(connection, report)
     with report.guard(state.OUTBOX, "stripe_intent"):
         state.check_outbox(connection, report)
+    if version >= periods.SINCE:
+        with report.guard(periods.INVOICES, "invoice"):
+            periods.check_invoices(connection, report)
+    with report.guard(credit_checks.CREDITS, "credit_transfer"):
+        if credit_checks.has_credits(connection):
+            credit_checks.check_credits(connection, report)

@@ -1,24 +1,27 @@
 """Derived tables built again from the segments, in one transaction, and compared with what stood there.
 
-Rollups and claim keys are functions of the segments alone. Stripe's windows are left as they are: a window carries what
-was settled into intents that may be at Stripe already, and which records it was to count was the configuration's to
-say at that time. `verify` compares their totals; a difference there is corrected by adjustments, not by rebuilding.
+Rollups, credit usage and claim keys are functions of the segments alone. Stripe's windows are left as they are: a
+window carries what was settled into intents that may be at Stripe already, and which records it was to count was the
+configuration's to say at that time. `verify` compares their totals; a difference there is corrected by adjustments,
+not by rebuilding.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyarrow as pa
 
-from otelbill_collector.ledger import evidence, rollups
+from otelbill_collector.ledger import credit_usage, evidence, rollups
 from otelbill_collector.ledger.claim_runs import append_claims
+from otelbill_collector.ledger.credits import list_customers, mark_changed
 from otelbill_collector.ledger.derived import ROLLUPS, KeyFunction, derive_key_rows
 from otelbill_collector.ledger.findings import Progress, Report, ignore_progress
 from otelbill_collector.ledger.journal import find_high_water, find_last_segment, save_high_water
 
-_REPLAYED = ("claim_key", "claim_run", "claim_chunk", "rollup")
+_REPLAYED = ("claim_key", "claim_run", "claim_chunk", "rollup", "credit_usage")
 
 
 class ReplayRefused(RuntimeError):
@@ -45,8 +48,7 @@ def replay_derived(
 ) -> list[Replayed]:
     """Build claim keys and rollups again. Call inside a write transaction. Raises ReplayRefused, changing nothing."""
     last = find_last_segment(connection)
-    mark = find_high_water(connection, rollups.NAME)
-    bound = min(max(mark, 0), last)
+    bounds = {name: min(max(find_high_water(connection, name), 0), last) for name in (rollups.NAME, credit_usage.NAME)}
     # Segments from before the runs keep their keys where they are.
     (rows_upto,) = connection.execute("SELECT coalesce(max(segment_id), 0) FROM claim_key").fetchone()
     for table in _REPLAYED:
@@ -55,7 +57,12 @@ def replay_derived(
     connection.execute("DELETE FROM row_seal WHERE table_name = 'claim_run'")  # of rows that were lost, too
     try:
         _rebuild_keys(connection, last, min(rows_upto, last), keys_of, progress)
-        _rebuild_rollups(connection, bound, progress)
+        for name, fold in (
+            (rollups.NAME, lambda: rollups.fold_rollups(connection)),
+            (credit_usage.NAME, lambda: credit_usage.fold_credit_usage(connection)[0]),
+        ):
+            _rebuild_folded(connection, name, bounds[name], fold, progress)
+        mark_changed(connection, list_customers(connection))  # what was posted may have followed damaged rows
         replayed = [_compare(connection, table) for table in _REPLAYED]
         while rollups.fold_rollups(connection):  # what came after the mark is new, not different
             pass
@@ -84,13 +91,17 @@ def _rebuild_keys(
         raise ReplayRefused(f"{first.describe()}; {first.remedy}")
 
 
-def _rebuild_rollups(connection: sqlite3.Connection, bound: int, progress: Progress) -> None:
-    save_high_water(connection, rollups.NAME, 0)
+def _rebuild_folded(
+    connection: sqlite3.Connection, name: str, bound: int, fold: Callable[[], int], progress: Progress
+) -> None:
+    if not bound and name == credit_usage.NAME:
+        return  # nobody has credits: nothing was ever folded
+    save_high_water(connection, name, 0)
     # A name is looked for in `temp` first: the fold sees the segments up to the mark and no others.
     connection.execute(f"CREATE TEMP VIEW segment AS SELECT * FROM main.segment WHERE segment_id <= {bound}")
     try:
-        while rollups.fold_rollups(connection):
-            progress(ROLLUPS, find_high_water(connection, rollups.NAME), bound)
+        while fold():
+            progress(ROLLUPS, find_high_water(connection, name), bound)
     finally:
         connection.execute("DROP VIEW temp.segment")
 

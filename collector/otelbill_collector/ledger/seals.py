@@ -32,8 +32,9 @@ class Sealed:
         return " || '/' || ".join(["CAST(" + parts[0] + " AS TEXT)", *parts[1:]])
 
 
-# Not here: segment.body (chained); claim_key, claim_chunk, rollup, stripe_intent_count (derived again); price_version
-# (its id is its digest); row_seal itself (a wrong seal fits no row). A test holds this list against the schema.
+# Not here: segment.body (chained); claim_key, claim_chunk, rollup, credit_usage, stripe_intent_count (derived again);
+# price_version (its id is its digest); row_seal itself (a wrong seal fits no row). A test holds this list against the
+# schema.
 SEALED = (
     Sealed("segment", ("segment_id",), ("booked_nanos", "ended_min", "ended_max", "record_count", "digest")),
     Sealed("due_group", ("due_nanos", "day", "key"), (), blob_key=True),
@@ -67,7 +68,36 @@ SEALED = (
             "last_sent_nanos due_nanos answer_status answer_code answer_message request_id superseded_by".split()
         ),
     ),
+    Sealed(
+        "invoice",
+        ("invoice_number",),
+        ("invoice_id", "customer_id", "start_nanos", "end_nanos", "mark_segment", "content", "made_nanos"),
+    ),
+    Sealed("invoice_event", ("invoice_event_id",), ("invoice_id", "state", "operator", "reason", "at_nanos")),
     Sealed("stripe_stop", ("scope", "name"), ("code", "message", "since_nanos", "retry_nanos")),
+    Sealed(
+        "credit_grant",
+        ("grant_id",),
+        tuple(
+            "customer_id measure asset amount origin priority start_nanos expiry_nanos project_id step model unit "
+            "rollover reason operator given_nanos".split()
+        ),
+    ),
+    Sealed("credit_void", ("grant_id",), ("at_nanos", "reason", "operator", "given_nanos")),
+    Sealed(
+        "credit_transfer",
+        ("transfer_id",),
+        tuple(
+            "kind grant_id at_nanos project_id step model unit currency customer_id source target asset amount "
+            "value_attos booked_nanos corrects".split()
+        ),
+    ),
+    Sealed(
+        "credit_charge",
+        ("charge_id",),
+        tuple("customer_id at_nanos project_id step model unit currency charge_attos origin booked_nanos".split()),
+    ),
+    Sealed("credit_post", ("customer_id",), ("until_nanos", "next_nanos", "dirty")),
 )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from typing import Any
 
 from google.protobuf.json_format import MessageToJson
@@ -14,7 +13,7 @@ from google.protobuf.message import Message
 from otelbill_collector.decode.otlp_json import convert_json
 from otelbill_collector.decode.wire import MalformedRequest
 from otelbill_collector.domain.records import Answer, Receipt, Refused, Rejection
-from otelbill_collector.receive.admission import RETRY_AFTER_SECONDS, Admission, Overloaded
+from otelbill_collector.receive.admission import RETRY_AFTER_SECONDS, Admission, Hold, Overloaded, name_sender
 from otelbill_collector.receive.answers import Refusal, build_response, build_status
 from otelbill_collector.receive.inflate import TooLarge, UnknownEncoding, inflate_body
 
@@ -29,6 +28,8 @@ TRACES_PATH = "/v1/traces"
 # Signals without usage are taken and set aside, so that an app may point its whole OTLP export here.
 QUIET_PATHS = ("/v1/metrics", "/v1/logs")
 _INLINE_BYTES_MAX = 4_096  # inflated a thousandfold it is still done in milliseconds
+# A body that has announced much and sent little holds little: it is counted as it comes, up to twice ahead.
+_FIRST_BYTES = 16_384
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 
 
@@ -63,17 +64,19 @@ class OtlpHttp:
     async def _accept(self, scope: Scope, headers: dict[str, str], content_type: str, receive: Receive) -> Message:
         self._check_request(scope, headers, content_type)
         announced = self._read_length(headers)
+        sender = name_sender(*(scope.get("client") or ("unknown", 0)))
         try:
-            with ExitStack() as held:
-                held.enter_context(self._admission.admit(announced))
+            self._admission.find_room(sender, announced)
+            with self._admission.hold(sender) as held:
                 body = await self._read_body(receive, announced, held)
                 if scope["path"] != TRACES_PATH:
                     return build_response(_NOTHING)
                 wire = await self._convert(body, headers.get("content-encoding", "").strip().lower(), content_type)
-                held.enter_context(self._admission.admit(max(0, len(wire) - max(announced, len(body)))))
+                held.grow(max(len(wire), len(body)))
                 answer = await asyncio.wrap_future(self._submit(wire))
-        except Overloaded:
-            raise _Refuse(429, "too many bytes under way; retry with backoff") from None
+        except Overloaded as error:
+            self._admission.count_refusal(error.bound)
+            raise _Refuse(429, str(error)) from None
         except Refused as error:
             raise _Refuse(503, str(error)) from error
         if isinstance(answer, Rejection):
@@ -98,19 +101,21 @@ class OtlpHttp:
             raise _Refuse(413, f"the body has {length} bytes, the limit is {limit}; send smaller batches")
         return length
 
-    async def _read_body(self, receive: Receive, announced: int, held: ExitStack) -> bytes:
-        """The whole body; what it has beyond the announced bytes is admitted as it comes, and stays in `held`."""
+    async def _read_body(self, receive: Receive, announced: int, held: Hold) -> bytes:
+        """The whole body, admitted into `held` as it comes."""
         seconds = self._admission.limits.body_seconds_max
         try:
             async with asyncio.timeout(seconds):
                 return await self._read_chunks(receive, announced, held)
         except TimeoutError:
+            self._admission.count_refusal("body_seconds")
             raise _Refuse(503, f"the body took longer than {seconds:g} s to arrive; send smaller batches") from None
 
-    async def _read_chunks(self, receive: Receive, admitted: int, held: ExitStack) -> bytes:
+    async def _read_chunks(self, receive: Receive, announced: int, held: Hold) -> bytes:
         limit = self._admission.limits.body_bytes_max
         chunks: list[bytes] = []
         size = 0
+        held.grow(min(announced, _FIRST_BYTES))
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -119,9 +124,8 @@ class OtlpHttp:
             size += len(chunk)
             if size > limit:
                 raise _Refuse(413, f"the body is larger than {limit} bytes; send smaller batches")
-            if size > admitted:
-                held.enter_context(self._admission.admit(size - admitted))
-                admitted = size
+            if size > held.size_bytes:
+                held.grow(max(size, min(announced, 2 * size)))
             chunks.append(chunk)
             if not message.get("more_body"):
                 return b"".join(chunks)
@@ -135,7 +139,10 @@ class OtlpHttp:
 
     def _convert_body(self, body: bytes, encoding: str, content_type: str) -> bytes:
         try:
-            plain = inflate_body(body, encoding, self._admission.limits.decompressed_bytes_max)
+            limits = self._admission.limits
+            # JSON becomes objects of ten times its size before it is protobuf.
+            limit = limits.body_bytes_max if content_type == JSON else limits.decompressed_bytes_max
+            plain = inflate_body(body, encoding, limit)
             return convert_json(plain) if content_type == JSON else plain
         except TooLarge as error:
             raise _Refuse(413, str(error)) from error

@@ -113,7 +113,17 @@ def test_both_sides_of_every_dated_change(service_tier: str | None) -> None:
         for moment in _probe_instants(model):
             at_nanos = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1000
             found = timeline.find_value(at_nanos)
+            if context and not _has_variant(model, context, moment):
+                assert found is None, (model.id, moment)
+                continue
             assert _show(found) == _show_model(provider, model, model.get_prices(moment, context)), (model.id, moment)
+
+
+def _has_variant(model: ModelInfo, context: dict[str, str], moment: datetime) -> bool:
+    return any(
+        variant.when.items() <= context.items() and (variant.constraint is None or variant.constraint.active(moment))
+        for variant in model.price_variants or []
+    )
 
 
 def _show(prices: object) -> object:

@@ -55,6 +55,8 @@ def test_replay_gives_the_same_rows_byte_for_byte(ledger: Path) -> None:
         "UPDATE claim_run SET day_max = 0, entries = 7",
         "DELETE FROM claim_run WHERE run_id = 2",
         "UPDATE high_water SET segment_id = 99 WHERE name = 'rollup'",
+        "UPDATE credit_usage SET charge_attos = '1'",
+        "DELETE FROM credit_usage WHERE customer_id = 'acme'",
     ],
 )
 def test_replay_repairs_what_is_derived(ledger: Path, damage: str) -> None:

@@ -10,15 +10,21 @@ import pytest
 
 from otelbill_collector.domain.records import Receipt, Refused
 from otelbill_collector.ingest import GroupCommitter
+from otelbill_collector.isolation import Isolated
 from otelbill_collector.pipeline import Carried, Request
 
 RECEIPT = Receipt(spans=0, ignored=0, accepted=0, duplicate=0, dead_lettered=0)
+
+
+def _give_up(_: Request, fault: Exception) -> Isolated:
+    raise fault
 
 
 def _committer(carry: Callable[[Sequence[Request]], Carried], observe: object = None) -> GroupCommitter:
     return GroupCommitter(
         carry,
         observe=observe if callable(observe) else (lambda requests, carried: None),
+        isolate=_give_up,
         batch_bytes_max=1_000,
         linger_seconds=0.001,
     )
@@ -137,7 +143,11 @@ def test_a_steady_trickle_of_requests_does_not_put_off_the_commit() -> None:
     """The linger is counted from the first request of a batch: later arrivals do not start it again."""
     linger, spacing, requests = 0.2, 0.05, 40
     committer = GroupCommitter(
-        _accept, observe=lambda requests, carried: None, batch_bytes_max=1_000_000, linger_seconds=linger
+        _accept,
+        observe=lambda requests, carried: None,
+        isolate=_give_up,
+        batch_bytes_max=1_000_000,
+        linger_seconds=linger,
     )
     committer.start()
     first = committer.submit(Request(b"a", 0))

@@ -8,18 +8,20 @@ import json
 import secrets
 import threading
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
 from google.rpc.status_pb2 import Status
 
 from otelbill_collector.domain.records import Answer, Receipt, Refused, Rejection
-from otelbill_collector.receive.admission import Admission, Overloaded, ReceiveLimits
+from otelbill_collector.receive.admission import Admission, Hold, Overloaded, ReceiveLimits, name_sender
 from otelbill_collector.receive.grpc import OtlpGrpc
 from otelbill_collector.receive.http import OtlpHttp
 from otelbill_collector.receive.inflate import TooLarge, UnknownEncoding, inflate_body
+from otelbill_collector.receive.turns import Turns, split_peer
 from tests.spans import build_request, chat
 
 LIMITS = ReceiveLimits(body_bytes_max=10_000, decompressed_bytes_max=20_000, inflight_bytes_max=15_000)
@@ -160,13 +162,15 @@ class Stream:
         return {"type": "http.request", "body": piece, "more_body": bool(self._pieces)}
 
 
-def _post_stream(door: Door, stream: Stream) -> int:
+def _post_stream(door: Door, stream: Stream, *, announced: int | None = None) -> int:
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
         sent.append(message)
 
     headers = [(b"content-type", b"application/x-protobuf"), (b"transfer-encoding", b"chunked")]
+    if announced is not None:
+        headers[1] = (b"content-length", str(announced).encode())
     scope = {"type": "http", "path": "/v1/traces", "method": "POST", "headers": headers}
     asyncio.run(asyncio.wait_for(door.application(scope, stream, send), 20))
     return int(sent[0]["status"])
@@ -177,8 +181,9 @@ def test_a_body_without_a_length_is_held_as_it_grows() -> None:
     limits = ReceiveLimits(body_bytes_max=300_000, decompressed_bytes_max=300_000, inflight_bytes_max=300_000)
     door, held = Door(limits=limits), []
     status = _post_stream(door, Stream([bytes(100_000)] * 3, lambda: held.append(door.admission.inflight_bytes)))
-    assert (status, held) == (200, [65_536, 100_000, 200_000])
-    with door.admission.admit(250_000):
+    assert (status, held) == (200, [16_384, 100_000, 200_000])
+    with door.admission.hold("another") as other:
+        other.grow(250_000)
         assert _post_stream(door, Stream([bytes(100_000)] * 3)) == 429
     assert door.admission.inflight_bytes == 0
 
@@ -203,10 +208,16 @@ def test_bytes_of_an_aborted_call_are_held_until_the_writer_is_done_with_them() 
         def invocation_metadata(self) -> tuple[()]:
             return ()
 
+        def peer(self) -> str:
+            return "ipv4:127.0.0.1:4711"
+
+    async def messages() -> AsyncIterator[bytes]:
+        yield BODY
+
     async def cancel() -> None:
-        task = asyncio.create_task(service.export(BODY, Context()))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        task = asyncio.create_task(service.export(messages(), Context()))
+        while not admission.inflight_bytes:
+            await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -246,25 +257,126 @@ def test_tokens_keep_strangers_out() -> None:
     assert door.post(BODY, {**PROTOBUF, "authorization": "Bearer secret-2"})[0] == 200
 
 
+def _hold_all(admission: Admission, sender: str, size: int) -> tuple[list[Hold], str]:
+    """As many requests of that size as the sender gets in, and what the next one is refused for."""
+    held: list[Hold] = []
+    while True:
+        hold = Hold(admission, sender)
+        try:
+            hold.grow(size)
+        except Overloaded as error:
+            return held, error.bound
+        held.append(hold)
+
+
 def test_bytes_under_way_are_bounded_and_given_back() -> None:
-    """The bound refuses the second large request while the first is under way, and never a lone one."""
+    """However many send, no more than the bound is under way, and all of it is free again afterwards."""
     admission = Admission(LIMITS)
-    with admission.admit(14_000):
-        with pytest.raises(Overloaded), admission.admit(2_000):
-            pass
-        with admission.admit(1_000):
-            assert admission.inflight_bytes == 15_000
+    with ExitStack() as stack:
+        for number in range(200):
+            for hold in _hold_all(admission, f"10.0.0.{number}", 500)[0]:
+                stack.callback(hold.release)
+        assert 10_000 < admission.inflight_bytes <= 15_000
     assert admission.inflight_bytes == 0
-    with admission.admit(1_000_000):
-        assert admission.inflight_bytes == 1_000_000
+
+
+def test_a_lone_request_is_always_taken() -> None:
+    """A bound smaller than one large body must not refuse it for ever, also when it comes in pieces."""
+    admission = Admission(LIMITS)
+    with admission.hold("10.0.0.1") as held:
+        held.grow(1_000_000)
+        held.grow(2_000_000)
+        held.grow(5)
+        assert admission.inflight_bytes == 2_000_000
+    assert admission.inflight_bytes == 0
+
+
+def test_who_sends_much_leaves_room_for_who_sends_little() -> None:
+    """A sender that fills its share is refused for that, and others get in beside it."""
+    admission = Admission(ReceiveLimits(1_000, 1_000, inflight_bytes_max=300_000))
+    huge, why = _hold_all(admission, "10.0.0.1", 1_000)
+    assert (len(huge), why) == (100, "sender_share")
+    small, _ = _hold_all(admission, "10.0.0.2", 10)
+    assert sum(hold.size_bytes for hold in small) > 60_000
+    for hold in huge[:50]:
+        hold.release()
+    admission.find_room("10.0.0.2", 10)
+    with pytest.raises(Overloaded):
+        admission.find_room("10.0.0.1", 100_000)
+
+
+def test_many_connections_of_large_requests_leave_room_for_small_ones() -> None:
+    """Where senders cannot be told apart by address, the larger request is refused earlier."""
+    admission = Admission(ReceiveLimits(1_000, 1_000, inflight_bytes_max=300_000))
+    for port in range(1_000):
+        with suppress(Overloaded):
+            Hold(admission, name_sender("127.0.0.1", port)).grow(16_000)
+    with pytest.raises(Overloaded):
+        admission.find_room(name_sender("127.0.0.1", 1_001), 16_000)
+    admission.find_room(name_sender("127.0.0.1", 1_001), 10_000)
+
+
+def test_a_sender_is_told_apart_by_its_address() -> None:
+    """By host over the network; by connection on loopback, where all have one host."""
+    assert name_sender("192.0.2.7", 4711) == name_sender("192.0.2.7", 4712) == "192.0.2.7"
+    assert name_sender("127.0.0.1", 4711) != name_sender("127.0.0.1", 4712)
+    assert split_peer("ipv6:%5B::1%5D:4711") == ("::1", "4711")
+    assert split_peer("ipv4:192.0.2.7:4711") == ("192.0.2.7", "4711")
+    assert split_peer("unix:") == ("", "")
 
 
 def test_a_full_house_answers_429() -> None:
-    """Overload is retryable and says so."""
+    """Overload is retryable and says so, and the bound that was reached is counted."""
+    refused: list[str] = []
     door = Door()
-    with door.admission.admit(14_900):
+    door.admission.count_refusal = refused.append
+    with door.admission.hold("another") as other:
+        other.grow(14_900)
         status, headers, _ = door.post(BODY, {**PROTOBUF, "content-length": str(len(BODY))})
     assert (status, headers["retry-after"]) == (429, "1")
+    assert refused == ["inflight_bytes"]
+
+
+def test_a_body_that_is_announced_and_does_not_come_holds_little() -> None:
+    """Who announces megabytes and sends a byte must not fill the house for those who send."""
+    limits = ReceiveLimits(10**6, 10**6, inflight_bytes_max=10**6, body_seconds_max=0.05)
+    door, held = Door(limits=limits), []
+    stream = Stream([b"a", b"b", None], lambda: held.append(door.admission.inflight_bytes))
+    assert _post_stream(door, stream, announced=900_000) == 503
+    assert max(held) <= 16_384
+
+
+def test_calls_wait_for_their_turn_and_a_crowd_of_one_sender_for_itself() -> None:
+    """Over gRPC a size is known too late: few messages are read at once, and a newcomer does not wait for the crowd."""
+    turns = Turns(ReceiveLimits(1, 1, inflight_bytes_max=4, body_seconds_max=0.1, waiting_calls_max=5))
+    refused: list[str] = []
+
+    async def read(sender: str, done: asyncio.Event) -> str:
+        try:
+            async with turns.take(sender):
+                await done.wait()
+                return "read"
+        except Overloaded as error:
+            refused.append(error.bound)
+            return "refused"
+
+    async def run() -> None:
+        never, now = asyncio.Event(), asyncio.Event()
+        now.set()
+        crowd = [asyncio.create_task(read("crowd", never)) for _ in range(9)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert turns.waiting == 5
+        crowd_waits = await asyncio.gather(*crowd[2:])
+        assert crowd_waits == ["refused"] * 7
+        assert await read("newcomer", now) == "read"
+        never.set()
+        assert await asyncio.gather(*crowd[:2]) == ["read"] * 2
+        assert await read("crowd", now) == "read"
+        assert turns.waiting == 0
+
+    asyncio.run(run())
+    assert refused == ["waiting_calls"] * 7
 
 
 def test_inflating_stops_at_the_limit() -> None:

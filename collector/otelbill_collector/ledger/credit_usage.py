@@ -1,0 +1,177 @@
+"""Rated usage as credits see it: by quarter of an hour, names, unit and price, folded from segments by columns.
+
+Owns the table credit_usage and its mark, which move in one transaction; knows no grants. Equal segments give equal rows
+in whatever batches they are folded, because every step is a sum.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from otelbill_collector.domain.credits import Demand, Place
+from otelbill_collector.domain.grants import SLICE_NANOS
+from otelbill_collector.domain.money import parse_attos
+from otelbill_collector.domain.quantities import MICROS, to_micros
+from otelbill_collector.domain.tariffs import PARENTS
+from otelbill_collector.domain.usage import STANDARD_UNITS
+from otelbill_collector.ledger.journal import find_high_water, find_price_version, list_tables, save_high_water
+from otelbill_collector.ledger.segments import parse_quantities, to_attos
+
+NAME = "credit"
+_SEGMENTS_MAX = 256
+_NAMES = ("customer_id", "project_id", "step", "model", "currency", "price_version")
+_KEYS = ("slice", "sign", *_NAMES, "other_quantities")
+_COLUMNS = ("ended_nanos", "rating", "charge", "sign", *_NAMES, "other_quantities", *STANDARD_UNITS)
+_WIDE = pa.decimal256(76, 18)  # room for the sum of any segment's amounts
+_COUNT = pa.decimal256(76, 0)
+
+Sums = dict[tuple[str, Place, str, int], tuple[int, int]]  # customer, place, currency, price -> micros, charge attos
+Prices = dict[str, int]  # unit -> attos for one
+
+
+def fold_credit_usage(connection: sqlite3.Connection) -> tuple[int, set[str]]:
+    """Fold segments past the mark; returns how many, and whose usage changed. Call inside a write transaction."""
+    mark = find_high_water(connection, NAME)
+    sums: Sums = {}
+    prices = PriceReader(connection)
+    folded = 0
+    for segment_id, table in list_tables(connection, mark):
+        add_table(table, prices, sums)
+        mark, folded = segment_id, folded + 1
+        if folded >= _SEGMENTS_MAX:
+            break
+    for key, (micros, charge) in sums.items():
+        _add_row(connection, key, micros, charge)
+    if folded:
+        save_high_water(connection, NAME, mark)
+    return folded, {customer_id for customer_id, *_ in sums}
+
+
+def load_demands(connection: sqlite3.Connection, customer_id: str, *, before: int, tail: bool = True) -> list[Demand]:
+    """A customer's rated usage and period charges of before an instant; with `tail`, of segments past the mark too."""
+    rows = connection.execute(
+        "SELECT at_nanos, project_id, step, model, unit, currency, price_attos, quantity_micros, charge_attos"
+        " FROM credit_usage WHERE customer_id = ? AND at_nanos < ?",
+        (customer_id, before),
+    )
+    found = [Demand(Place(*row[:5]), row[5], int(row[6]), int(row[7]), int(row[8])) for row in rows]
+    rows = connection.execute(
+        "SELECT at_nanos, project_id, step, model, unit, currency, charge_attos FROM credit_charge"
+        " WHERE customer_id = ? AND at_nanos < ? ORDER BY charge_id",
+        (customer_id, before),
+    )
+    found += [Demand(Place(*row[:5]), row[5], charge_attos=int(row[6])) for row in rows]
+    return found + (_load_tail(connection, customer_id, before) if tail else [])
+
+
+def _load_tail(connection: sqlite3.Connection, customer_id: str, before: int) -> list[Demand]:
+    sums: Sums = {}
+    prices = PriceReader(connection)
+    mark = find_high_water(connection, NAME)
+    for _, table in list_tables(connection, mark, ended_to=before):
+        add_table(table.filter(pc.equal(table["customer_id"], customer_id)), prices, sums)
+    return [
+        Demand(place, currency, price, micros, charge)
+        for (_, place, currency, price), (micros, charge) in sums.items()
+        if place.at_nanos < before
+    ]
+
+
+class PriceReader:
+    """Charge prices by unit of the versions that records name, each read once."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._known: dict[str | None, Prices] = {None: {}}
+
+    def find_prices(self, price_version: str | None) -> Prices:
+        """Charge for one unit; units without a charge are left out."""
+        if price_version not in self._known:
+            body = find_price_version(self._connection, price_version or "")
+            self._known[price_version] = {} if body is None else _read_prices(body)
+        return self._known[price_version]
+
+
+def _read_prices(body: str) -> Prices:
+    prices = json.loads(body).get("prices", {})
+    return {unit: parse_attos(item["charge"]) for unit, item in prices.items() if item.get("charge") is not None}
+
+
+def add_table(table: pa.Table, prices: PriceReader, sums: Sums) -> None:
+    """Add a segment's rated records that have a customer."""
+    table = table.select(list(_COLUMNS))
+    wanted = pc.and_(pc.equal(table["rating"], "rated"), pc.greater(pc.utf8_length(table["customer_id"]), 0))
+    table = table.filter(pc.fill_null(wanted, False))
+    if not table.num_rows:
+        return
+    for row in _group_rows(table):
+        _add_group(row, prices.find_prices(row["price_version"]), sums)
+
+
+def _group_rows(table: pa.Table) -> Iterable[Mapping[str, Any]]:
+    """Rows of _KEYS with `charge_sum`, UNIT_sum and `count_all`."""
+    ended = table["ended_nanos"].to_numpy()
+    columns = {"slice": pa.array(ended - ended % SLICE_NANOS), **{name: table[name] for name in _KEYS[1:]}}
+    columns["charge"] = table["charge"].cast(_WIDE)
+    units = [unit for unit in STANDARD_UNITS if table[unit].null_count < table.num_rows]
+    columns |= {unit: table[unit].cast(_COUNT) for unit in units}
+    sums = [(name, "sum") for name in ("charge", *units)]
+    grouped = pa.table(columns).group_by(list(_KEYS)).aggregate([*sums, ([], "count_all")])
+    rows: list[dict[str, Any]] = grouped.to_pylist()
+    return rows
+
+
+def _add_group(row: Mapping[str, Any], prices: Prices, sums: Sums) -> None:
+    place = Place(row["slice"], row["project_id"] or "", row["step"] or "", row["model"] or "", "")
+    customer_id, currency, sign = row["customer_id"], row["currency"] or "", row["sign"]
+    rest = sign * (to_attos(row["charge_sum"]) or 0)
+    for unit, micros in _split_units(row, prices).items():
+        price, signed = prices[unit], sign * micros
+        charge = signed * price // MICROS  # exact: a price has at most 12 decimals
+        rest -= charge
+        _add_sum(sums, (customer_id, place._replace(unit=unit), currency, price), signed, charge)
+    if rest:  # a charge that an operator gave by hand
+        _add_sum(sums, (customer_id, place, currency, 0), 0, rest)
+
+
+def _split_units(row: Mapping[str, Any], prices: Prices) -> dict[str, int]:
+    """Millionths of each priced unit; a part that has a price of its own is taken out of its whole."""
+    micros = {unit: int(row[f"{unit}_sum"]) * MICROS for unit in STANDARD_UNITS if row.get(f"{unit}_sum")}
+    if row["other_quantities"]:
+        for unit, quantity in parse_quantities(row["other_quantities"]).items():
+            micros[unit] = to_micros(Decimal(quantity)) * row["count_all"]
+    for part, whole in PARENTS.items():
+        if part in prices and part in micros:
+            micros[whole] = micros.get(whole, 0) - micros[part]
+    return {unit: amount for unit, amount in micros.items() if amount and unit in prices}
+
+
+def _add_sum(sums: Sums, key: tuple[str, Place, str, int], micros: int, charge: int) -> None:
+    before = sums.get(key, (0, 0))
+    sums[key] = (before[0] + micros, before[1] + charge)
+
+
+_WHERE = (
+    "customer_id = ? AND at_nanos = ? AND project_id = ? AND step = ? AND model = ? AND unit = ? AND currency = ?"
+    " AND price_attos = ?"
+)
+
+
+def _add_row(connection: sqlite3.Connection, key: tuple[str, Place, str, int], micros: int, charge: int) -> None:
+    customer_id, place, currency, price = key
+    values = (customer_id, *place, currency, str(price))
+    query = f"SELECT quantity_micros, charge_attos FROM credit_usage WHERE {_WHERE}"
+    before = connection.execute(query, values).fetchone() or (0, 0)
+    micros, charge = micros + int(before[0]), charge + int(before[1])
+    if micros or charge:
+        row = (*values, str(micros), str(charge))
+        connection.execute("INSERT OR REPLACE INTO credit_usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    else:
+        connection.execute(f"DELETE FROM credit_usage WHERE {_WHERE}", values)
