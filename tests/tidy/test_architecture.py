@@ -39,7 +39,6 @@ ALLOWED = {
     "simulation": {"domain", "ledger"},
     "commands": {"billing", "domain", "ledger", "operations", "web"},
     "crediting": {"domain", "ledger"},
-    "credit_payments": {"domain", "ledger"},
     "invoicing": {"domain", "ledger"},
     "credit_payment": {"domain", "ledger"},
     "billing": {"config", "credit_payment", "domain", "ledger", "invoicing"},
