@@ -251,11 +251,16 @@ def _read_value(value: object, found: set[Decimal]) -> None:
 
 
 def _stands(amount: Quantity, numbers: set[Decimal], source: UsageSource) -> bool:
-    """True for a number on the spans, or up to three of them added and subtracted; residuals are only bounded."""
+    """True for a number on the spans, or up to four of them added and subtracted; residuals are only bounded.
+
+    Four: the input that was not cached is the whole less what was read and less both kinds of what was written.
+    """
     wanted = Decimal(amount)
     if wanted in numbers:
         return True
     if source is UsageSource.RESIDUAL or len(numbers) > _TERMS_SEARCHED_MAX:
         return wanted <= sum(numbers)
     pairs = {a - b for a in numbers for b in numbers} | {a + b for a in numbers for b in numbers}
-    return wanted in pairs or any(wanted - a in pairs or wanted + a in pairs for a in numbers)
+    if wanted in pairs or any(wanted - a in pairs or wanted + a in pairs for a in numbers):
+        return True
+    return any(wanted - pair in pairs for pair in pairs)

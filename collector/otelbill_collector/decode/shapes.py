@@ -128,9 +128,13 @@ Layout = tuple[str, ...]
 
 @dataclass(slots=True, eq=False)
 class Ground:
-    """What is known of a scope of a request before its first span is read."""
+    """What is known of a scope of a request before its first span is read.
 
-    scope: Scope
+    It does not hold the scope, which holds it: a request would stay in memory until the next collection of cycles.
+    """
+
+    name: str
+    version: str
     service: str | None
     shapes: dict[Layout, Shape]
     latest: dict[int, tuple[Layout, Shape]]  # by number of names: most spans are like the last one of their size
@@ -154,7 +158,7 @@ class Memory:
             self._count_names(4)
             found = self._scopes[key] = ({}, {})
         shapes, latest = found
-        ground = scope.memory = Ground(scope, find_service(scope.resource), shapes, latest)
+        ground = scope.memory = Ground(scope.name, scope.version, find_service(scope.resource), shapes, latest)
         return ground
 
     def find_shape(self, ground: Ground, layout: Layout) -> Shape:
@@ -167,12 +171,12 @@ class Memory:
 
     def _make_shape(self, ground: Ground, layout: Layout) -> Shape:
         self._count_names(len(layout))
-        scope, names = ground.scope, find_shape(layout)
-        key = (scope.name, scope.version, names)
+        names = find_shape(layout)
+        key = (ground.name, ground.version, names)
         shape = self._shapes.get(key)
         if shape is None:
             plan = find_plan(*key)
-            ignored = plan is None and find_rows(scope.name, scope.version)[0].mirror_prefix is None
+            ignored = plan is None and find_rows(ground.name, ground.version)[0].mirror_prefix is None
             shape = self._shapes[key] = Shape(plan, names, ignored=ignored)
         return shape
 

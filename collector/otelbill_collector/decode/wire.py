@@ -87,7 +87,8 @@ def _add_field(message: descriptor_pb2.DescriptorProto, name: str, number: int, 
         field.type_name = f".{_PACKAGE}.{target}"
 
 
-def _build_request_class() -> type[Message]:
+def _build_classes() -> dict[str, type[Message]]:
+    """A class for each message. All are kept: those that nobody holds are made anew for every request."""
     file = descriptor_pb2.FileDescriptorProto(name="otelbill/trimmed.proto", package=_PACKAGE, syntax="proto3")
     for message_name, fields in _SCHEMA.items():
         message = file.message_type.add(name=message_name)
@@ -95,10 +96,11 @@ def _build_request_class() -> type[Message]:
             _add_field(message, name, number, kind)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.Request"))
+    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}")) for name in _SCHEMA}
 
 
-_Request = _build_request_class()
+_CLASSES = _build_classes()
+_Request = _CLASSES["Request"]
 
 
 class AttributeView(Mapping[str, Value]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +19,11 @@ from otelbill_collector.decode.dialects import list_dialects, load_known_keys
 from otelbill_collector.decode.rules import read_span
 from otelbill_collector.decode.select import select_span
 from otelbill_collector.decode.shapes import MEMORY
-from otelbill_collector.decode.wire import MalformedRequest, decode_request
+from otelbill_collector.decode.wire import MalformedRequest, Scope, decode_request
 from otelbill_collector.domain.usage import Candidate
 from tests.corpus import Case, load_cases
 from tests.fuzzing import VALUES, list_mutation_keys, mutate
-from tests.spans import TestSpan, build_any, build_message, build_request
+from tests.spans import TestSpan, build_any, build_message, build_request, chat
 
 MUTANTS = 1_500
 CHAT: dict[str, Any] = {
@@ -240,3 +241,21 @@ def test_content_is_not_remembered() -> None:
     views = decode_request(build_request(spans))
     assert isinstance(select_span(views[0]), Candidate)
     assert "CANARY" not in repr([*MEMORY.kinds, *values.TEXTS, *values.NUMBERS, *values.FREE_NAMES])
+
+
+def test_a_request_leaves_memory_when_it_is_done() -> None:
+    """Its parsed form is as large as its prompts: it must not wait for the next collection of cycles."""
+    body = build_request([chat("a"), chat("b", scope="other")])
+
+    def count_scopes() -> int:
+        return sum(type(item) is Scope for item in gc.get_objects())
+
+    gc.collect()
+    before = count_scopes()
+    gc.disable()
+    try:
+        for _ in range(3):
+            assert [select_span(view) for view in decode_request(body)]
+        assert count_scopes() == before
+    finally:
+        gc.enable()
