@@ -5,6 +5,7 @@ Reading counts all that is acknowledged; transfers are posted by `CreditDesk.pos
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -54,6 +55,7 @@ _DIGITS_MAX = 30
 _REST_FACTOR = 10
 _ATTEMPTS = 3
 _PRIORITY_MAX = 1_000_000
+_log = logging.getLogger("otelbill.credits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +103,12 @@ class CreditDesk:
             return 0
         while self._store.transact(_fold_usage):
             pass
-        now = self._clock()
-        posted = 0
+        now, posted = self._clock(), 0
         for customer_id in self._store.read(lambda connection: list_due(connection, now)):
-            posted += self._post(customer_id, now)
+            try:
+                posted += self._post(customer_id, now)
+            except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError):
+                _log.exception("credits of %s cannot be posted; they stay due, the others go on", ascii(customer_id))
         return posted
 
     def _post(self, customer_id: str, now_nanos: int) -> int:
@@ -126,8 +130,7 @@ class CreditDesk:
         began = self._clock()
         if began >= self._rest_until:
             self.post_due()
-            ended = self._clock()
-            self._rest_until = ended + _REST_FACTOR * max(0, ended - began)
+            self._rest_until = (ended := self._clock()) + _REST_FACTOR * max(0, ended - began)
 
 
 def _fold_usage(connection: sqlite3.Connection) -> int:

@@ -15,7 +15,7 @@ from enum import Enum
 from otelbill_collector.domain.alone import AmountsRow
 from otelbill_collector.domain.bulk_ids import derive_span_events
 from otelbill_collector.domain.ids import derive_claim_key
-from otelbill_collector.domain.instants import DAY_NANOS
+from otelbill_collector.domain.instants import DAY_NANOS, NANOS
 from otelbill_collector.domain.records import Amounts, UsageRecord, digest_candidate, identify_candidate
 from otelbill_collector.domain.usage import Candidate, Decision, RatingState
 from otelbill_collector.ledger.corrections import (
@@ -25,7 +25,7 @@ from otelbill_collector.ledger.corrections import (
     describe_standing,
 )
 from otelbill_collector.ledger.groups import GroupIndex
-from otelbill_collector.ledger.journal import Due, Placed, append_segment, save_due, save_price_versions, take_due
+from otelbill_collector.ledger.journal import Due, Placed, append_segment, remove_due, save_due, save_price_versions
 from otelbill_collector.ledger.large_groups import Joined, choose_due, set_aside
 from otelbill_collector.ledger.lineage import list_key_days
 from otelbill_collector.ledger.members import Member, Row, Singles
@@ -34,7 +34,7 @@ from otelbill_collector.ledger.resolutions import Resolution, apply_resolution, 
 KeysOf = Callable[[Candidate], tuple[bytes, ...]]
 Decide = Callable[[Sequence[Candidate], int], Sequence[Decision]]
 Rate = Callable[[Candidate, Decision], tuple[Amounts, Mapping[str, str]]]
-_DUE_BATCH = 100
+_POSTPONED_NANOS = 900 * NANOS  # all that fail within it are tried again at one instant
 _NOBODY = (Singles((), (), (), (), (), (), {}), 0)  # stands for an arrival until it is known
 _NOT_AGAIN: Mapping[str, str | None] = {}  # events to rate again though nothing about them is new, and why
 
@@ -189,14 +189,23 @@ def _gather_singles(
     booking.singles = singles
 
 
-def book_due(connection: sqlite3.Connection, index: GroupIndex, rules: Rules, now_nanos: int) -> Booking:
-    """Decide again every group whose time has come (a parent's residual after its grace)."""
+def book_due(
+    connection: sqlite3.Connection, index: GroupIndex, dues: Sequence[Due], rules: Rules, now_nanos: int
+) -> Booking:
+    """Decide again groups whose time has come (a parent's residual after its grace); they are due no longer."""
+    remove_due(connection, dues)
     starts: list[Member] = []
-    for due in take_due(connection, now_nanos, _DUE_BATCH):
+    for due in dues:
         starts.extend(index.find_members(connection, due.day, (due.key,)))
     booking = Booking()
     _book_groups(connection, index, starts, rules, now_nanos, booking)
     return booking
+
+
+def postpone_due(connection: sqlite3.Connection, due: Due, now_nanos: int) -> None:
+    """Have a group decided later that cannot be decided now: it stays booked as it is until then."""
+    remove_due(connection, [due])
+    save_due(connection, [due._replace(due_nanos=(now_nanos // _POSTPONED_NANOS + 1) * _POSTPONED_NANOS)])
 
 
 def book_members(
@@ -221,16 +230,26 @@ def _admit(connection: sqlite3.Connection, index: GroupIndex, arrived: Member) -
     """The new member, or the one that it repeats or contradicts."""
     index.load_keys(connection, arrived.day, arrived.keys)
     known = index.find_event(arrived.event_id)
-    if known is None and arrived.candidate.explicit_event_id:
-        # The retry of a job may come in another month; a retried span always has the day of the first.
-        for day in list_key_days(connection, arrived.keys[-1]):
-            index.load_keys(connection, day, arrived.keys[-1:])
+    if known is None and (key := _choose_wide_key(connection, index, arrived)) is not None:
+        for day in list_key_days(connection, key):
+            index.load_keys(connection, day, (key,))
         known = index.find_event(arrived.event_id)
     if known is not None:
         repeated = _is_repeat(known, arrived.candidate, arrived.content)
         return (Outcome.DUPLICATE if repeated else Outcome.CONFLICT), known
     index.add_member(arrived)
     return Outcome.ACCEPTED, arrived
+
+
+def _choose_wide_key(connection: sqlite3.Connection, index: GroupIndex, arrived: Member) -> bytes | None:
+    """The key under which an event must be looked for on every day, if any."""
+    if arrived.candidate.explicit_event_id:
+        return arrived.keys[-1]  # the retry of a job may come in another month
+    # A retried span has the day of the first; one of another day whose trace may be stored has an id that was used.
+    trace = arrived.keys[0]
+    if index.may_be_stored(trace) and not index.find_members(connection, arrived.day, (trace,)):
+        return trace
+    return None
 
 
 def _is_repeat(known: Member, candidate: Candidate, content: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ from otelbill_collector.ledger.booking import (
     book_due,
     book_members,
     collect_keys,
+    postpone_due,
 )
 from otelbill_collector.ledger.corrections import (
     Aspect,
@@ -39,7 +41,7 @@ from otelbill_collector.ledger.corrections import (
 )
 from otelbill_collector.ledger.deadletters import save_dead_letter
 from otelbill_collector.ledger.groups import GroupIndex, GroupLimits
-from otelbill_collector.ledger.journal import find_last_segment, has_due
+from otelbill_collector.ledger.journal import Due, find_last_segment, list_due
 from otelbill_collector.ledger.lineage import find_record, list_unpriced
 from otelbill_collector.ledger.repricing import Progress, Scope, list_outdated
 from otelbill_collector.ledger.resolutions import (
@@ -55,6 +57,10 @@ from otelbill_collector.ledger.sqlite import SqliteStore
 T = TypeVar("T")
 _WAITING_MAX = 100_000  # at one start; the next start goes on
 _WAITING_BATCH = 1_000
+_DUE_BATCH = 100
+# What every group would meet: the store or the machine. They stay due, the next run tries again.
+_STORE_FAULTS = (sqlite3.Error, OSError, MemoryError)
+_log = logging.getLogger("otelbill.books")
 _DEFAULT_LIMITS = GroupLimits()
 
 
@@ -113,12 +119,29 @@ class Books:
         return self._transact(work)
 
     def post_due(self, now_nanos: int) -> Booking:
-        """Decide again the groups whose time has come, some in each transaction: arrivals are booked in between."""
+        """Decide again the groups whose time has come, some in each transaction: arrivals are booked in between.
+
+        A group that trips a fault of ours is logged and put off; it keeps nobody else waiting.
+        """
         whole = Booking()
-        while self.store.read(lambda connection: has_due(connection, now_nanos)):
-            booking = self._transact(lambda connection: book_due(connection, self._index, self._rules, now_nanos))
-            whole.decided.extend(booking.decided)
+        while dues := self.store.read(lambda connection: list_due(connection, now_nanos, _DUE_BATCH)):
+            whole.decided.extend(self._decide_due(dues, now_nanos))
         return whole
+
+    def _decide_due(self, dues: Sequence[Due], now_nanos: int) -> list[UsageRecord]:
+        try:
+            return self._transact(
+                lambda connection: book_due(connection, self._index, dues, self._rules, now_nanos)
+            ).decided
+        except _STORE_FAULTS:
+            raise
+        except Exception as fault:  # noqa: BLE001 logged with its traceback; the group is tried again later
+            if len(dues) > 1:
+                return [record for due in dues for record in self._decide_due([due], now_nanos)]
+            name = dues[0].key.hex()
+            _log.error("claim group %s cannot be decided again now and is put off", name, exc_info=fault)
+            self._transact(lambda connection: postpone_due(connection, dues[0], now_nanos))
+            return []
 
     def price_waiting(self, now_nanos: int) -> int:
         """Rate again what no price covered, with the prices of today's card for its event time; returns how many.

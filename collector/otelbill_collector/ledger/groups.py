@@ -91,6 +91,10 @@ class GroupIndex:
             if key not in self._doubtful and key not in self._fresh:
                 self._fresh[key] = []
 
+    def may_be_stored(self, key: bytes) -> bool:
+        """Whether an expected key, which is not in memory, may be in the ledger on any of the days remembered."""
+        return key in self._doubtful
+
     @property
     def covered_from_nanos(self) -> int:
         """Spans that ended from this instant on are told from stored ones by the filter alone."""

@@ -134,19 +134,15 @@ def save_due(connection: sqlite3.Connection, dues: Iterable[Due]) -> None:
     connection.executemany("INSERT INTO due_group VALUES (?, ?, ?) ON CONFLICT DO NOTHING", dues)
 
 
-def take_due(connection: sqlite3.Connection, now_nanos: int, limit: int) -> list[Due]:
-    """Remove and return the groups that are due, oldest first."""
-    rows = connection.execute(
-        "SELECT due_nanos, day, key FROM due_group WHERE due_nanos <= ? ORDER BY due_nanos LIMIT ?", (now_nanos, limit)
-    ).fetchall()
-    connection.executemany("DELETE FROM due_group WHERE due_nanos = ? AND day = ? AND key = ?", rows)
-    return [Due(*row) for row in rows]
+def list_due(connection: sqlite3.Connection, now_nanos: int, limit: int) -> list[Due]:
+    """The groups that are due, oldest first."""
+    query = "SELECT due_nanos, day, key FROM due_group WHERE due_nanos <= ? ORDER BY due_nanos, day, key LIMIT ?"
+    return [Due(*row) for row in connection.execute(query, (now_nanos, limit))]
 
 
-def has_due(connection: sqlite3.Connection, now_nanos: int) -> bool:
-    """Whether there is a group to decide again."""
-    query = "SELECT EXISTS (SELECT 1 FROM due_group WHERE due_nanos <= ?)"
-    return bool(connection.execute(query, (now_nanos,)).fetchone()[0])
+def remove_due(connection: sqlite3.Connection, dues: Iterable[Due]) -> None:
+    """Forget groups that are decided in the same transaction, or are saved with another instant."""
+    connection.executemany("DELETE FROM due_group WHERE due_nanos = ? AND day = ? AND key = ?", dues)
 
 
 def find_high_water(connection: sqlite3.Connection, name: str) -> int:

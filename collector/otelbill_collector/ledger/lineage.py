@@ -50,10 +50,14 @@ def list_records_by_id(connection: sqlite3.Connection, identifier: str) -> list[
 
 def list_key_days(connection: sqlite3.Connection, key: bytes) -> list[int]:
     """Days under which a claim key may be booked. Costs a search in every run of claim keys."""
-    days: set[int] = set()
+    positions: dict[int, list[int]] = {}
     for segment_id, position in find_claims_of_any_day(connection, key):
+        positions.setdefault(segment_id, []).append(position)
+    days: set[int] = set()
+    for segment_id, found in positions.items():
         (body,) = connection.execute("SELECT body FROM segment WHERE segment_id = ?", (segment_id,)).fetchone()
-        days.add(int(decode_table(body)["ended_nanos"][position].as_py()) // DAY_NANOS)
+        ended = decode_table(body, ("ended_nanos",))["ended_nanos"].take(found).to_pylist()
+        days.update(nanos // DAY_NANOS for nanos in ended)
     return sorted(days)
 
 

@@ -122,6 +122,29 @@ def test_usage_burns_a_grant_and_the_rest_is_overage(desk: Desk) -> None:
     ]
 
 
+def test_a_customer_whose_credits_trip_a_fault_holds_up_no_other(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are posted; the fault is logged with its customer, who stays due until it is mended."""
+    desk.give(customer_id="aaa")
+    desk.give()
+    desk.use("a", 400, customer="aaa")
+    desk.use("b", 300)
+
+    def prepare(connection: Any, customer_id: str, now_nanos: int) -> Any:
+        if customer_id == "aaa":
+            raise ZeroDivisionError("planted")
+        return prepare_posting(connection, customer_id, now_nanos)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("otelbill_collector.crediting.prepare_posting", prepare)
+        assert desk.credits.post_due() > 0
+    assert "credits of 'aaa' cannot be posted" in caplog.text
+    assert desk.accounts() == {"issued": "-20", "grant": "17", "consumed": "3"}
+    assert desk.credits.post_due() > 0
+    assert desk.accounts() == {"issued": "-20", "grant": "13", "consumed": "7"}
+
+
 def test_posting_again_writes_nothing(desk: Desk) -> None:
     """What is posted is the difference, so that no restart and no repeated job doubles anything."""
     desk.give()
