@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.week_requests import CATALOGUE, WeekRequests
 from benchmarks.week_shape import HOUR_NANOS, MODELS, WEEK_HOURS, Totals, Week
+from otelbill_collector.decode.wire import decode_request
 
 END = 490_000 * HOUR_NANOS
 
@@ -36,3 +38,26 @@ def test_totals_are_exact(share: int) -> None:
     assert sums == {name: getattr(totals, name) for name in sums}
     assert sessions == totals.sessions
     assert len(models) == MODELS
+
+
+def test_encoded_week_reads_as_generated() -> None:
+    """The decoder reads from the requests what was generated, so a difference later is the ledger's."""
+    totals = Totals().divide(10_000)
+    week, requests = Week(totals, END), WeekRequests()
+    assert len(set(CATALOGUE)) == MODELS
+    sums = dict.fromkeys(("input_tokens", "cache_read.input_tokens", "output_tokens"), 0)
+    spans, calls, models, ids = 0, set(), set(), set()
+    for number, first in enumerate(range(0, totals.turns, 30)):
+        body = requests.encode(week.make_chunk(first, min(first + 30, totals.turns)), number)
+        for span in decode_request(body):
+            spans += 1
+            ids.add((bytes(span.trace_id), bytes(span.span_id)))
+            if span.attributes.get("gen_ai.operation.name") != "chat":
+                continue
+            calls.add(span.attributes["gen_ai.response.id"])
+            models.add(span.attributes["gen_ai.request.model"])
+            for name in sums:
+                sums[name] += int(str(span.attributes[f"gen_ai.usage.{name}"]))
+    assert spans == len(ids) == totals.turns + totals.calls + totals.tools
+    assert list(sums.values()) == [totals.prompt, totals.cached, totals.completion]
+    assert (len(calls), len(models)) == (totals.calls, MODELS)
