@@ -18,15 +18,15 @@ from benchmarks.week_shape import Chunk, Ints
 
 Bytes = NDArray[np.uint8]
 OPENAI = """
-    gpt-4o gpt-4o-mini gpt-4.1 gpt-4.1-mini gpt-5 gpt-5-mini o3 o4-mini gpt-4-turbo gpt-4.1-nano gpt-5-nano o3-mini o1 
+    gpt-4o gpt-4o-mini gpt-4.1 gpt-4.1-mini gpt-5 gpt-5-mini o3 o4-mini gpt-4-turbo gpt-4.1-nano gpt-5-nano o3-mini o1
     gpt-4 gpt-3.5-turbo gpt-5.1 gpt-5.2 gpt-5.4 gpt-5.4-mini gpt-5.5
 """.split()
 ANTHROPIC = """
-    claude-haiku-4-5 claude-opus-4-0 claude-opus-4-1 claude-opus-4-5 claude-opus-4-6 claude-opus-4-7 
+    claude-haiku-4-5 claude-opus-4-0 claude-opus-4-1 claude-opus-4-5 claude-opus-4-6 claude-opus-4-7
     claude-sonnet-4-0 claude-sonnet-4-5 claude-sonnet-4-6 claude-3-opus-latest
 """.split()
 GOOGLE = """
-    gemini-2.0-flash gemini-2.0-flash-lite gemini-2.5-flash gemini-2.5-flash-lite gemini-2.5-pro gemini-1.5-flash 
+    gemini-2.0-flash gemini-2.0-flash-lite gemini-2.5-flash gemini-2.5-flash-lite gemini-2.5-pro gemini-1.5-flash
     gemini-1.5-pro
 """.split()
 CATALOGUE = [
