@@ -1,7 +1,7 @@
 """The agent week as OTLP requests: byte templates, patched by columns. Owns the form of its spans; sends nothing.
 
-All spans of a kind have one length (trace_state fills up), so that a request's spans are one matrix. Numbers are varints
-padded to five bytes, which protobuf allows.
+All spans of a kind have one length (trace_state fills up), so that spans are one matrix. Numbers are varints padded to
+five bytes, which protobuf allows.
 """
 
 from __future__ import annotations
