@@ -12,6 +12,7 @@ _ALL = (
     ("ingest, over gRPC", ["ingest", "--protocol", "grpc"]),
     ("questions to a ledger of 200,000 records", ["queries", "--records", "200000"]),
     ("draft invoice of a million events", ["invoices"]),
+    ("a week of coding agents, divided by 1,000", ["agent_week", "--share", "1000"]),
     ("what metering costs in the app", ["in_process"]),
     ("selection of recorded spans", ["selection"]),
 )
