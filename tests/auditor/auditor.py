@@ -1,6 +1,6 @@
-"""A second, slow implementation of what a customer owes, from docs/pricing.md, docs/billing.md and docs/credits.md alone.
+"""A second, slow implementation of what a customer owes, written from docs/pricing.md and docs/billing.md alone.
 
-It takes raw usage and the rate card as plain data and shares no code with the product. Amounts are `fractions.Fraction`,
+It takes raw usage and the rate card as plain data and shares no code with the product. Amounts are exact fractions,
 instants are whole nanoseconds UTC. An accountant should be able to read it beside the text.
 """
 
@@ -21,7 +21,6 @@ from zoneinfo import ZoneInfo
 Entry = Mapping[str, Any]  # one entry of the rate card, as in the file
 Key = tuple[Any, ...]  # what an invoice line is for
 SECOND = 10**9
-QUARTER = 900 * SECOND
 PARTS = {"reasoning_tokens": "output_tokens"}  # a part, and the whole that it is counted in
 
 
@@ -127,7 +126,7 @@ def choose(entries: Iterable[Entry], account: Account, usage: Usage) -> Entry | 
 
 def price_of(entry: Entry) -> Fraction:
     """The price for one unit."""
-    return Fraction(str(entry.get("price", "0"))) / entry.get("per", 1)
+    return Fraction(str(entry.get("price", "0"))) / int(entry.get("per", 1))
 
 
 def find_cost_price(account: Account, usage: Usage, unit: str) -> Fraction | None:
@@ -251,8 +250,13 @@ def price_graduated(entry: Entry, quantity: int) -> Fraction:
     return total
 
 
+def cut(amount: Fraction) -> Fraction:
+    """Down to 18 decimals, where a flat amount is shared."""
+    return Fraction(floor(amount * 10**18), 10**18)
+
+
 def price_part(entry: Entry, before: int, after: int, whole: int) -> Fraction:
-    """One part of a period, in which usage went from `before` to `after` out of `whole`, by the version of that part."""
+    """One part of a period, in which usage went from `before` to `after` out of `whole`, by its own version."""
     free = entry.get("included", 0)
     before, after, whole = (max(0, quantity - free) for quantity in (before, after, whole))
     pricing = entry["pricing"]
@@ -265,8 +269,9 @@ def price_part(entry: Entry, before: int, after: int, whole: int) -> Fraction:
     if pricing == "graduated":
         return price_graduated(entry, after) - price_graduated(entry, before)
     tier = find_tier(entry, whole)
-    flat = Fraction(str(tier.get("flat", "0"))) * Fraction(after - before, whole)
-    return flat + ((after - before) * price_of(tier) if pricing == "volume" else 0)
+    flat = Fraction(str(tier.get("flat", "0")))
+    share = cut(flat * Fraction(after, whole)) - cut(flat * Fraction(before, whole))
+    return share + ((after - before) * price_of(tier) if pricing == "volume" else 0)
 
 
 def price_charge(account: Account, name: str, counted: Sequence[tuple[Usage, int]]) -> Fraction:
@@ -291,7 +296,7 @@ def price_charge(account: Account, name: str, counted: Sequence[tuple[Usage, int
 
 
 def list_terms(account: Account, section: str, customer: str, start: int, end: int) -> list[tuple[Entry, int, int]]:
-    """Of each name, the versions in force in the period, in order, each with the time for which it is the most specific."""
+    """Of each name, the versions in force in the period, in order, each with its time as the most specific one."""
     names: dict[str, list[Entry]] = defaultdict(list)
     for entry in account.card.get(section, ()):
         if is_for(entry, account, customer):
@@ -375,7 +380,7 @@ def bill_period(
     for entry in account.card.get("commitments", ()):
         begins, ends = read_instant(entry["from"]), read_instant(entry["to"])
         if is_for(entry, account, customer) and start < ends <= end:
-            term = [period for period in periods if begins <= period[0] < ends]
+            term = [period for period in periods if begins <= period[0] < ends or period == (start, end)]
             came_to = sum((sum(add_up_period(account, customer, usage, item).values()) for item in term), Fraction(0))
             if came_to < Fraction(str(entry["amount"])):
                 lines["commitment", entry["name"]] = Fraction(str(entry["amount"])) - came_to
@@ -397,7 +402,7 @@ def round_total(exact: Fraction, digits: int) -> Fraction:
 
 
 def round_lines(exact: Sequence[Fraction], digits: int) -> list[Fraction]:
-    """Each line down; the units that are missing from the total go to the largest remainders, the earlier line first."""
+    """Each line down; the units missing from the total go to the largest remainders, the earlier line first."""
     scale = 10**digits
     units = [floor(amount * scale) for amount in exact]
     missing = int(round_total(sum(exact, Fraction(0)), digits) * scale) - sum(units)

@@ -1,14 +1,16 @@
-"""Random cards, customers and usage of a few months, as plain data. Owns what a month may look like; decides no amount."""
+"""Random cards, customers and usage of a few months, as plain data. Decides no amount."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from fractions import Fraction
 from random import Random
 from typing import Any
 
-from tests.auditor.auditor import QUARTER, SECOND, Account, Usage, find_period, read_instant
+from tests.auditor.auditor import SECOND, Account, Usage, find_period
+from tests.auditor.credit_auditor import QUARTER, Grant
 
 ZONES = (
     *("UTC", "Europe/Berlin", "America/New_York", "America/Havana", "Africa/Cairo", "Asia/Kathmandu"),
@@ -35,6 +37,12 @@ class Month:
     arrivals: list[tuple[int, Usage]]
     customers: dict[str, dict[str, Any]]
 
+    def list_instants(self, random: Random) -> list[int]:
+        """Instants to look at balances: the end of everything, and one between, on quarters of an hour."""
+        first = min(periods[0][0] for periods in self.periods.values()) // QUARTER
+        last = max(periods[-1][1] for periods in self.periods.values()) // QUARTER + 1
+        return [random.randrange(first, last) * QUARTER, last * QUARTER]
+
 
 def format_instant(at: int) -> str:
     """As a rate card has it."""
@@ -44,7 +52,7 @@ def format_instant(at: int) -> str:
 def make_month(random: Random) -> Month:
     """One scenario; the same random numbers make the same one."""
     year, month = random.randint(2021, 2028), random.randint(1, 12)
-    customers = {
+    customers: dict[str, dict[str, Any]] = {
         name: {
             "time_zone": random.choice(ZONES),
             "anchor_day": random.choice([1, 1, 2, 15, 24, 28, 29, 30, 31]),
@@ -102,7 +110,10 @@ def make_price(random: Random) -> dict[str, Any]:
     """A price of at most 12 decimals for one unit."""
     per = random.choice([1, 1000, 1_000_000])
     digits = random.choice([2, 4, 6])
-    return {"price": str(random.randint(1, 10**4) / 10**digits) if digits < 4 else f"0.{random.randint(1, 9999):06}", "per": per}
+    return {
+        "price": str(random.randint(1, 10**4) / 10**digits) if digits < 4 else f"0.{random.randint(1, 9999):06}",
+        "per": per,
+    }
 
 
 def make_prices(random: Random, instants: Sequence[int], units: Sequence[str], special: int) -> list[dict[str, Any]]:
@@ -262,4 +273,42 @@ def make_usage(random: Random, name: str, at: int, customer: str) -> Usage:
     return Usage(name, at, customer, quantities, project, step, random.choice(PROVIDERS), random.choice(MODELS))
 
 
-__all__ = ["QUARTER", "Month", "make_month", "read_instant"]
+def make_grants(random: Random, month: Month) -> list[Grant]:
+    """Credits of some customers: money and units, some that expire, roll over or are voided."""
+    currency = month.account.card["currency"]
+    found = []
+    for number in range(random.randint(1, 6)):
+        customer = random.choice(CUSTOMERS)
+        first, last = (month.periods[customer][place][place and 1] // QUARTER for place in (0, -1))
+        start, expires, until = (at * QUARTER for at in sorted(random.sample(range(first, last), 3)))
+        is_units = random.random() < 0.4
+        unit = random.choice([*TOKENS, *CUSTOM])
+        grant = Grant(
+            f"grant {number}",
+            customer,
+            unit if is_units else currency,
+            Fraction(random.choice([3, 50, 2_000])),
+            is_units,
+            start=start if random.random() < 0.5 else first * QUARTER,
+            priority=random.choice([0, 0, 1]),
+            paid=random.random() < 0.5,
+            scope=make_scope(random, is_units=is_units),
+        )
+        if random.random() < 0.5:
+            grant = replace(grant, expires=expires)
+            if random.random() < 0.6:
+                most = random.choice([None, Fraction(2)])
+                percent = Fraction(random.choice([10, 50, 100]))
+                grant = replace(grant, rollover_until=until, rollover_percent=percent, rollover_max=most)
+        elif random.random() < 0.3:
+            grant = replace(grant, voided=until)
+        found.append(grant)
+    return found
+
+
+def make_scope(random: Random, *, is_units: bool) -> dict[str, str]:
+    """What a grant is for."""
+    choices: dict[str, Sequence[str]] = {"project": ["p1"], "step": ["search", "draft"], "model": ["aud-*", "aud-s"]}
+    if not is_units:
+        choices["unit"] = [*TOKENS, *CUSTOM]
+    return {name: random.choice(values) for name, values in choices.items() if random.random() < 0.2}
