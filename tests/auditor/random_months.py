@@ -23,6 +23,7 @@ PROVIDERS = ("openai", "anthropic")
 STEPS = (None, "search", "draft")
 TOKENS = ("input_tokens", "output_tokens")
 CUSTOM = ("searches", "pages", "documents")
+UNPRICED = "oddities"  # of which no card knows a price
 MONTHS = 3
 
 
@@ -264,7 +265,8 @@ def make_usage(random: Random, name: str, at: int, customer: str) -> Usage:
     step = random.choice(STEPS)
     project = random.choice([None, "p1"])
     if random.random() < 0.5:
-        quantities = {random.choice(CUSTOM): random.choice([1, 7, random.randint(1, 300)])}
+        unit = random.choice(CUSTOM) if random.random() < 0.93 else UNPRICED
+        quantities = {unit: random.choice([1, 7, random.randint(1, 300)])}
         return Usage(name, at, customer, quantities, project, step)
     outputs = random.randint(0, 3_000)
     quantities = {"requests": 1, "input_tokens": random.randint(1, 9_999), "output_tokens": outputs}

@@ -223,6 +223,17 @@ class Audit:
             else:
                 self.usage[name] = after
 
+    def decide_unpriced(self, random: Random, *, charges: bool) -> None:
+        """What has no price keeps its period open until somebody decides: give it a charge, or void it."""
+        for name, usage in list(self.usage.items()):
+            if find_charge(self.month.account, usage) is None:
+                kind = "charge" if charges else "void"
+                after, change = make_change(random, kind, usage, self.month.account.card["currency"])
+                self.product.correct(usage, **change)
+                del self.usage[name]
+                if after is not None:
+                    self.usage[name] = after
+
     def give(self, grants: Sequence[Grant]) -> None:
         """Give credits in both books."""
         self.grants += [replace(grant, grant_id=self.product.grant(grant)) for grant in grants]
@@ -283,6 +294,8 @@ def audit_month(seed: int, folder: Path) -> Audit:
         if number:
             audit.correct(random, charges=not with_credits)
         audit.compare_records()
+        audit.decide_unpriced(random, charges=not with_credits)
+        audit.compare_records()
         for instant in month.list_instants(random):
             audit.compare_balances(instant)
         for customer in month.customers:
@@ -311,6 +324,24 @@ def test_one_unit_in_the_last_digit_is_noticed(tmp_path: Path) -> None:
             audit.compare_invoice(customer, 0, faulty)
     audit.invoiced.clear()
     audit.compare_invoice(customer, 0, invoice)
+    product.store.close()
+
+
+def test_one_atto_of_a_record_or_a_balance_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison fails when a record's charge or a customer's balance is off by one in the 18th decimal."""
+    month, product = open_month(0, tmp_path)
+    audit = Audit(month, product)
+    audit.arrive(0)
+    audit.compare_records()
+    show, balance = product.show, product.balance
+    monkeypatch.setattr(product, "show", lambda usage: {**show(usage), "charge": f"{show(usage)['charge']}1"})
+    with pytest.raises(AssertionError):
+        audit.compare_records()
+    at, atto = month.list_instants(Random(0))[-1], Fraction(1, 10**18)
+    audit.compare_balances(at)
+    monkeypatch.setattr(product, "balance", lambda customer, at: {**balance(customer, at), "USD": atto})
+    with pytest.raises(AssertionError):
+        audit.compare_balances(at)
     product.store.close()
 
 
