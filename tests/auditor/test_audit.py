@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
@@ -24,7 +24,8 @@ from otelbill_collector.billing import Billing
 from otelbill_collector.commands import build_operate
 from otelbill_collector.config import ConfigError, load_config
 from otelbill_collector.crediting import create_terms, render_balance
-from otelbill_collector.explanation import explain_identifier
+from otelbill_collector.explanation import render_record
+from otelbill_collector.ledger.lineage import list_trace
 from otelbill_collector.ledger.sqlite import SqliteStore
 from otelbill_collector.operations import Operations
 from otelbill_collector.pipeline import Request, carry_batch
@@ -97,14 +98,17 @@ class Product:
         carry_batch([Request(body, self.now)], self.stages, self.now)
         self.operations.fold()
 
-    def show(self, usage: Usage) -> Json:
-        """The latest record of an event."""
-        found = self.store.read(lambda connection: explain_identifier(connection, trace_id(usage.name).hex()))
-        return max(found["records"], key=lambda record: record["revision"])
+    def show(self, usages: Iterable[Usage]) -> dict[str, Json]:
+        """The latest record of each event, by the name of its usage."""
+        names = {trace_id(usage.name).hex(): usage.name for usage in usages}
+        traces = [bytes.fromhex(name) for name in names]
+        records = self.store.read(lambda connection: list_trace(connection, traces))
+        rendered = sorted((render_record(record) for record in records), key=lambda record: int(record["revision"]))
+        return {names[record["trace_id"]]: record for record in rendered}
 
     def correct(self, usage: Usage, **change: Any) -> str:
         """Correct an event; the batch."""
-        event = self.show(usage)["event_id"]
+        event = self.show([usage])[usage.name]["event_id"]
         answer = self.operate["adjust"]({"event_ids": [event], "operator": "ann", "reason": "wrong", **change})
         return str(answer["batch"])
 
@@ -248,8 +252,9 @@ class Audit:
 
     def compare_records(self) -> None:
         """Each record's charge and cost."""
+        records = self.product.show(self.usage.values())
         for usage in self.usage.values():
-            record = self.product.show(usage)
+            record = records[usage.name]
             expected = (find_charge(self.month.account, usage), find_cost(self.month.account, usage))
             assert (read_amount(record["charge"]), read_amount(record["cost"])) == expected, (usage, record)
 
@@ -333,8 +338,11 @@ def test_one_atto_of_a_record_or_a_balance_is_noticed(tmp_path: Path, monkeypatc
     audit = Audit(month, product)
     audit.arrive(0)
     audit.compare_records()
-    show, balance = product.show, product.balance
-    monkeypatch.setattr(product, "show", lambda usage: {**show(usage), "charge": f"{show(usage)['charge']}1"})
+    balance = product.balance
+    name, record = next(iter(product.show(audit.usage.values()).items()))
+    charge = str(Fraction(record["charge"]) + Fraction(1, 10**18))
+    shown = {**product.show(audit.usage.values()), name: {**record, "charge": charge}}
+    monkeypatch.setattr(product, "show", lambda usages: shown)
     with pytest.raises(AssertionError):
         audit.compare_records()
     at, atto = month.list_instants(Random(0))[-1], Fraction(1, 10**18)
