@@ -43,6 +43,7 @@ from otelbill_collector.ledger.deadletters import save_dead_letter
 from otelbill_collector.ledger.groups import GroupIndex, GroupLimits
 from otelbill_collector.ledger.journal import Due, find_last_segment, list_due
 from otelbill_collector.ledger.lineage import find_record, list_unpriced
+from otelbill_collector.ledger.openings import FIRST
 from otelbill_collector.ledger.repricing import Progress, Scope, list_outdated
 from otelbill_collector.ledger.resolutions import (
     NotHeld,
@@ -55,7 +56,6 @@ from otelbill_collector.ledger.resolutions import (
 from otelbill_collector.ledger.sqlite import SqliteStore
 
 T = TypeVar("T")
-_WAITING_MAX = 100_000  # at one start; the next start goes on
 _WAITING_BATCH = 1_000
 _DUE_BATCH = 100
 # What every group would meet: the store or the machine. They stay due, the next run tries again.
@@ -148,14 +148,18 @@ class Books:
 
         A reversal and a revision each; what still has no price stays as it is. What is priced is never priced again.
         """
-        waiting = self.store.read(lambda connection: list_unpriced(connection, limit=_WAITING_MAX))
-        priced = 0
-        for start in range(0, len(waiting), _WAITING_BATCH):
-            batch = waiting[start : start + _WAITING_BATCH]
-            booking = self._transact(
-                partial(self._rebook_all, records=batch, now_nanos=now_nanos, note="a price was found")
-            )
-            priced += sum(record.sign > 0 for record in booking.records)
+        priced, after = 0, FIRST
+        while batch := self.store.read(partial(list_unpriced, limit=_WAITING_BATCH, after=after)):
+            after = (batch[-1].event_nanos, batch[-1].event_id)
+            work = partial(self._rebook_all, records=batch, now_nanos=now_nanos, note="a price was found")
+            try:
+                booking = self._transact(work)
+            except (sqlite3.Error, OSError, MemoryError):
+                raise
+            except Exception:  # noqa: BLE001 logged with its traceback; the others must not wait for these
+                _log.exception("%d events could not be rated anew; they wait for the next start", len(batch))
+            else:
+                priced += sum(record.sign > 0 for record in booking.records)
         return priced
 
     def _rebook_all(

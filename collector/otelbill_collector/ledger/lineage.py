@@ -17,7 +17,7 @@ from otelbill_collector.ledger.claim_runs import find_claims_of_any_day
 from otelbill_collector.ledger.compaction import IDS, NAME, find_folder, list_files
 from otelbill_collector.ledger.identifiers import INDEXED, find_segments
 from otelbill_collector.ledger.journal import find_high_water, list_tables
-from otelbill_collector.ledger.openings import HELD, SUSPENSE, UNPRICED, list_open_records
+from otelbill_collector.ledger.openings import FIRST, HELD, SUSPENSE, UNPRICED, Place, list_open_records
 from otelbill_collector.ledger.segments import build_record, decode_table
 
 _SEARCHED = (*INDEXED, "explicit_event_id")
@@ -98,9 +98,9 @@ def list_unsettled(connection: sqlite3.Connection, *, limit: int = 1_000) -> lis
     return list_open_records(connection, (HELD, UNPRICED), limit)
 
 
-def list_unpriced(connection: sqlite3.Connection, *, limit: int) -> list[UsageRecord]:
-    """Bookings in force that no price covered, by event time."""
-    return list_open_records(connection, (UNPRICED,), limit)
+def list_unpriced(connection: sqlite3.Connection, *, limit: int, after: Place = FIRST) -> list[UsageRecord]:
+    """Bookings in force that no price covered, by event time, past a place."""
+    return list_open_records(connection, (UNPRICED,), limit, after)
 
 
 def _match_identifier(table: pa.Table, identifier: str) -> pa.ChunkedArray:

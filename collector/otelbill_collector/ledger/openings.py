@@ -75,8 +75,14 @@ def fold_openings(connection: sqlite3.Connection) -> int:
     return save_openings(connection, prepare_openings(connection))
 
 
-def list_open_records(connection: sqlite3.Connection, kinds: Sequence[str], limit: int) -> list[UsageRecord]:
-    """Bookings in force of these kinds, by event time."""
+Place = tuple[int, str]  # event time in nanoseconds, event id: the order in which open events are listed
+FIRST: Place = (-(2**63), "")
+
+
+def list_open_records(
+    connection: sqlite3.Connection, kinds: Sequence[str], limit: int, after: Place = FIRST
+) -> list[UsageRecord]:
+    """Bookings in force of these kinds, by event time, past a place."""
     opened: dict[tuple[str, str], Opening] = {}
     closed: set[tuple[str, int, str, int]] = set()
     for segment_id, table in _list_columns(connection, find_high_water(connection, NAME)):
@@ -86,10 +92,13 @@ def list_open_records(connection: sqlite3.Connection, kinds: Sequence[str], limi
             elif opened.get((item.kind, item.event_id), item).revision == item.revision:
                 opened.pop((item.kind, item.event_id), None)
                 closed.add(item[:4])
-    found = [item for item in opened.values() if item.kind in kinds]
-    query = "SELECT * FROM open_event WHERE kind = ? ORDER BY ended_nanos, event_id LIMIT ?"
+    found = [item for item in opened.values() if item.kind in kinds and (item.ended_nanos, item.event_id) > after]
+    query = (
+        "SELECT * FROM open_event WHERE kind = ? AND (ended_nanos, event_id) > (?, ?) "
+        "ORDER BY ended_nanos, event_id LIMIT ?"
+    )
     for kind in kinds:
-        stored = map(Opening._make, connection.execute(query, (kind, limit + len(closed))))
+        stored = map(Opening._make, connection.execute(query, (kind, *after, limit + len(closed))))
         found += [item for item in stored if item[:4] not in closed]
     found.sort(key=lambda item: (item.ended_nanos, item.event_id))
     return _load_records(connection, found[:limit])

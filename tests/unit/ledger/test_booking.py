@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from otelbill_collector.domain.money import parse_attos
 from otelbill_collector.domain.prices import parse_percent
 from otelbill_collector.domain.ratecard import ChargePrice, Markup, RateCard
 from otelbill_collector.domain.records import UsageRecord
+from otelbill_collector.domain.usage import Candidate, Decision
 from otelbill_collector.ledger.books import UnknownEvent
 from otelbill_collector.ledger.corrections import InvalidCorrection, Wish
 from otelbill_collector.ledger.deadletters import list_dead_letters
@@ -143,6 +145,32 @@ def test_what_waited_for_a_price_is_rated_when_one_is_there_and_nothing_else_is(
     charges = {row["model"]: row["charge"] for row in books.usage("model")}
     assert charges == {None: "0.024", "gpt-4o-mini": "0.000027"}
     assert [record.note for record in _records(books)][-2:] == ["a price was found", "a price was found"]
+    books.close()
+
+
+def test_a_new_price_reaches_usage_behind_what_has_none_or_is_faulty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Older usage that nobody prices, and a fault in rating some, keep nothing behind them waiting."""
+    books = TestBooks(tmp_path / "ledger")
+    for number, meter in enumerate(("pages", "faulty", "pages", "queries", "queries")):
+        attributes = {"otelbill.meter": meter, "otelbill.quantity": 12, "otelbill.customer.id": "acme"}
+        ended = T0 + number * SECOND
+        books.post(TestSpan(f"s{number}", attributes, trace=f"t{number}", started=ended, ended=ended))
+    books.close()
+    monkeypatch.setattr("otelbill_collector.ledger.books._WAITING_BATCH", 1)
+    books = TestBooks(tmp_path / "ledger", Config(rate_card=RateCard((ChargePrice("queries", parse_attos("0.002")),))))
+    rate = books.books._rules.rate
+
+    def fail(candidate: Candidate, decision: Decision) -> Any:
+        if "faulty" in decision.quantities:
+            raise ZeroDivisionError
+        return rate(candidate, decision)
+
+    books.books._rules = replace(books.books._rules, rate=fail)
+    assert books.books.price_waiting(NOW) == 2
+    assert books.totals(books.usage(fold=True))["charge"] == "0.048"
+    assert "could not be rated anew" in caplog.text
     books.close()
 
 
