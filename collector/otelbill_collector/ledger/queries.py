@@ -169,7 +169,7 @@ def _explain_errors(limits: QueryLimits) -> Iterator[None]:
         raise QueryFailed(f"{_shorten(error)}; a query reaches the ledger only: {describe_views()}") from error
     except duckdb.OutOfMemoryException as error:
         raise QueryFailed(f"it needs more than {_MEMORY} of memory: {_shorten(error)}; narrow the time") from error
-    except (duckdb.CatalogException, duckdb.BinderException) as error:
+    except (duckdb.CatalogException, duckdb.BinderException, duckdb.ParserException) as error:
         raise QueryFailed(f"{_drop_guess(error)}\n{describe_views()}") from error
     except (duckdb.Error, pa.ArrowException) as error:
         raise QueryFailed(str(error)) from error
