@@ -48,7 +48,7 @@ def send_load(port: int, load: Load, traffic: Traffic) -> Sent:
         template = Template(load, seed=number)
         latencies: list[float] = []
         try:
-            send = _connect(port, traffic)
+            send = connect(port, traffic)
             ready.wait()
             deadline = time.monotonic() + traffic.seconds
             while time.monotonic() < deadline and len(latencies) != traffic.requests_max:
@@ -75,7 +75,8 @@ def send_load(port: int, load: Load, traffic: Traffic) -> Sent:
     return sent
 
 
-def _connect(port: int, traffic: Traffic) -> Send:
+def connect(port: int, traffic: Traffic) -> Send:
+    """A connection to a sidecar: sends one request and returns when it was acknowledged."""
     if traffic.protocol == "grpc":
         return _connect_grpc(port, traffic)
     connection = socket.create_connection(("127.0.0.1", port))

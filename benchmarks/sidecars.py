@@ -9,25 +9,28 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _PATIENCE_SECONDS = 120
+_OPERATION_SECONDS = 1_800
+_NO_SETTINGS: Mapping[str, Any] = {}
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Sidecar:
     """A running `otelbill collector`; all ports on loopback."""
 
-    def __init__(self, folder: Path, source: Path) -> None:
+    def __init__(self, folder: Path, source: Path, settings: Mapping[str, Any]) -> None:
         self.grpc_port, self.http_port, self.api_port = _find_free_ports(3)
         names = {"grpc": self.grpc_port, "http": self.http_port, "api": self.api_port}
         listen = {name: f"127.0.0.1:{port}" for name, port in names.items()}
         config = folder / "otelbill.yaml"
-        config.write_text(json.dumps({"listen": listen}))  # JSON is YAML
+        config.write_text(json.dumps({"listen": listen, **settings}))  # JSON is YAML
         command = ["otelbill_collector.cli", "collector", "--config", str(config), "--data-dir", str(folder / "data")]
         environment = {**os.environ, "PYTHONPATH": f"{source}:{source / 'collector'}"}
         self._process = subprocess.Popen([sys.executable, "-m", *command], env=environment, cwd=source)
@@ -35,8 +38,20 @@ class Sidecar:
 
     def count_folded(self) -> int:
         """Events in the rollups."""
-        rows = json.loads(self._get("/v1/usage?by=hour") or b"[]")
-        return sum(int(row["events"]) for row in rows)
+        return sum(int(row["events"]) for row in self.load_usage("hour"))
+
+    def load_usage(self, by: str) -> list[dict[str, Any]]:
+        """The usage read model, grouped by these dimensions."""
+        rows: list[dict[str, Any]] = json.loads(self._get(f"/v1/usage?by={by}") or b"[]")
+        return rows
+
+    def operate(self, name: str, **arguments: object) -> dict[str, Any]:
+        """Run an operator's command; raises OSError where it is refused."""
+        url = f"http://127.0.0.1:{self.api_port}/v1/operations/{name}"
+        request = urllib.request.Request(url, json.dumps(arguments).encode(), {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=_OPERATION_SECONDS) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
 
     def count_accepted(self) -> int:
         """Spans that were accepted, by the sidecar's own metric."""
@@ -87,10 +102,10 @@ class Sidecar:
 
 
 @contextmanager
-def run_sidecar(source: Path = REPOSITORY) -> Iterator[Sidecar]:
-    """A sidecar of the checkout in `source` on a new ledger, which is removed afterwards."""
+def run_sidecar(source: Path = REPOSITORY, settings: Mapping[str, Any] = _NO_SETTINGS) -> Iterator[Sidecar]:
+    """A sidecar of the checkout in `source` on a new ledger, which is removed afterwards. `settings` join its file."""
     with TemporaryDirectory(prefix="otelbill-bench-") as folder:
-        sidecar = Sidecar(Path(folder), source)
+        sidecar = Sidecar(Path(folder), source, settings)
         try:
             yield sidecar
         finally:
