@@ -8,6 +8,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.otlp_requests import encode, make_chat
 from tests.sidecar_process import Json, Sidecar, await_value
 
@@ -21,6 +23,7 @@ def _ask(sidecar: Sidecar, sql: str) -> list[Json]:
     return sidecar.list_json("query", sql)
 
 
+@pytest.mark.slow
 def test_queries_beside_a_running_and_a_stopped_sidecar(new_sidecar: Callable[..., Sidecar]) -> None:
     """Guarantee: each answer has all that was acknowledged, whether it is in segments, in files or in both."""
     sidecar = new_sidecar().start()

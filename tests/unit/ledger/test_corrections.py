@@ -185,6 +185,7 @@ WISHES = st.fixed_dictionaries(
 ) | st.just({"void": True})
 
 
+@pytest.mark.slow
 @given(wishes=st.lists(WISHES.filter(bool), min_size=1, max_size=4), data=st.data())
 @settings(deadline=None)
 def test_taking_everything_back_leaves_the_amounts_as_they_were(

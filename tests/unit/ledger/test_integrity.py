@@ -193,6 +193,7 @@ def test_a_file_that_is_no_ledger_is_a_finding(tmp_path: Path) -> None:
         assert not verify(tmp_path / name).ok, name
 
 
+@pytest.mark.slow
 def test_no_flipped_byte_that_means_anything_goes_unnoticed(ledger: Path) -> None:
     """Verification finds every flip that a reader of the file could see, and survives all of them.
 
