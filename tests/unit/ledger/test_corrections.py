@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -192,17 +193,16 @@ def test_taking_everything_back_leaves_the_amounts_as_they_were(
     tmp_path_factory: pytest.TempPathFactory, wishes: list[dict[str, Any]], data: st.DataObject
 ) -> None:
     """Corrections and their reversals add up to nothing, whatever they were and over whichever events."""
-    books = TestBooks(tmp_path_factory.mktemp("books"))
-    books.post(chat("a"), chat("b"), chat("c", customer="globex"))
-    before, events = books.usage(fold=True), event_ids(books)
-    batches = []
-    for number, wish in enumerate(wishes):
-        chosen = data.draw(st.lists(st.sampled_from(events), min_size=1, unique=True))
-        try:
-            batches.append(correct(books, *chosen, at=NOW + number, currency="USD", **wish))
-        except InvalidCorrection:
-            continue
-    for batch in reversed(batches):
-        take_back(books, batch)
-    assert books.usage(fold=True) == before
-    books.close()
+    with closing(TestBooks(tmp_path_factory.mktemp("books"))) as books:
+        books.post(chat("a"), chat("b"), chat("c", customer="globex"))
+        before, events = books.usage(fold=True), event_ids(books)
+        batches = []
+        for number, wish in enumerate(wishes):
+            chosen = data.draw(st.lists(st.sampled_from(events), min_size=1, unique=True))
+            try:
+                batches.append(correct(books, *chosen, at=NOW + number, currency="USD", **wish))
+            except InvalidCorrection:
+                continue
+        for batch in reversed(batches):
+            take_back(books, batch)
+        assert books.usage(fold=True) == before

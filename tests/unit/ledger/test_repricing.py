@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -165,29 +166,31 @@ def test_sums_by_columns_are_the_sums_of_events(
         ),
         markups=(Markup(percent * 10_000),),
     )
-    rater, books = Rater(card), TestBooks(tmp_path_factory.mktemp("books"))
-    for number, call in enumerate(calls):
-        prompt, output = call["tokens"]
-        extra = {"gen_ai.usage.cache_read.input_tokens": min(call["cached"], prompt)}
-        ended = T0 + call["at"] * SECOND
-        books.post(
-            chat(f"n{number}", model=call["model"], customer=call["customer"], tokens=(prompt, output), started=T0,
-                 ended=ended, attributes=extra)
-        )  # fmt: skip
-    books.post(TestSpan("p", {"otelbill.meter": "pages", "otelbill.quantity": 3, "otelbill.customer.id": "acme"}))
-    by_columns = books.store.read(lambda connection: sum_repriced(connection, rater, Scope(), quiet))
-    one_by_one: dict[str | None, list[int]] = {}
-    for record in _records(books):
-        if record.amounts.state in (RatingState.RATED, RatingState.UNPRICED):
-            rated = RuleSet(rater, grace_seconds=60).rate_lines(record.candidate, record.decision)
-            row = one_by_one.setdefault(record.decision.customer_id, [0, 0, 0, 0])
-            amounts = (1, rated.charge_attos or 0, rated.cost_attos or 0, int(rated.charge_attos is None))
-            one_by_one[record.decision.customer_id] = [a + record.sign * b for a, b in zip(row, amounts, strict=True)]
-    assert {
-        customer: [found.events, found.charge_attos, found.cost_attos, found.uncharged]
-        for customer, found in by_columns.items()
-    } == one_by_one
-    books.close()
+    rater = Rater(card)
+    with closing(TestBooks(tmp_path_factory.mktemp("books"))) as books:
+        for number, call in enumerate(calls):
+            prompt, output = call["tokens"]
+            extra = {"gen_ai.usage.cache_read.input_tokens": min(call["cached"], prompt)}
+            ended = T0 + call["at"] * SECOND
+            books.post(
+                chat(f"n{number}", model=call["model"], customer=call["customer"], tokens=(prompt, output), started=T0,
+                     ended=ended, attributes=extra)
+            )  # fmt: skip
+        books.post(TestSpan("p", {"otelbill.meter": "pages", "otelbill.quantity": 3, "otelbill.customer.id": "acme"}))
+        by_columns = books.store.read(lambda connection: sum_repriced(connection, rater, Scope(), quiet))
+        one_by_one: dict[str | None, list[int]] = {}
+        for record in _records(books):
+            if record.amounts.state in (RatingState.RATED, RatingState.UNPRICED):
+                rated = RuleSet(rater, grace_seconds=60).rate_lines(record.candidate, record.decision)
+                row = one_by_one.setdefault(record.decision.customer_id, [0, 0, 0, 0])
+                amounts = (1, rated.charge_attos or 0, rated.cost_attos or 0, int(rated.charge_attos is None))
+                one_by_one[record.decision.customer_id] = [
+                    a + record.sign * b for a, b in zip(row, amounts, strict=True)
+                ]
+        assert {
+            customer: [found.events, found.charge_attos, found.cost_attos, found.uncharged]
+            for customer, found in by_columns.items()
+        } == one_by_one
 
 
 def test_the_forecast_of_equal_days_has_no_range() -> None:
