@@ -19,7 +19,7 @@ from otelbill_collector.domain.usage import REQUESTS, Candidate, Role
 
 OUTCOMES_MAX = 64  # of one kind
 
-# What spans with one outcome have in common, in the order in which `_build` takes it.
+# What spans with one outcome have in common, in the order in which `_build` takes it, and `span_columns.Template` too.
 _read_outcome = attrgetter(
     *("dialect", "role", "detail", "provider", "model", "request_model", "operation", "service_tier"),
     *("attempt", "failed", "billable", "reason", "usage_source", "caveats", "emitter", "traits"),
