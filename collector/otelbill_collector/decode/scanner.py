@@ -14,6 +14,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
+from otelbill_collector.decode.recall import OUTCOME_FIELDS
 from otelbill_collector.decode.shapes import MEMORY, OWN_KEYS, Ground, Kind, Raw, Shape
 from otelbill_collector.decode.spans import SpanView
 from otelbill_collector.decode.sums import sum_counts
@@ -245,7 +246,7 @@ class _Lesson:
         outcome = kind.outcomes.get(sums[0])
         if outcome is not None:
             signature = sign(sums[0], bare=kind.bare, graded=shape.graded)
-            template = Template(*outcome, not kind.bare)
+            template = Template(**dict(zip(OUTCOME_FIELDS, outcome, strict=True)), counted=not kind.bare)
             self._keep(native.OUTCOME, number, struct.pack("<Q", signature), self.scanner.number_template(template))
 
     def _keep(self, table: int, number: int, key: bytes, value: int) -> None:
