@@ -86,6 +86,12 @@ class Texts:
         places = np.repeat(starts - ends[:-1], sizes) + np.arange(ends[-1], dtype=np.int32)
         return Texts(self.pool[places], ends)
 
+    def spread(self, sources: Int32s) -> Texts:
+        """For each entry of `sources` the text of that row; none where it is -1."""
+        absent = len(self.starts) - 1  # a row past the last one, of no length
+        padded = Texts(self.pool, np.append(self.starts, self.starts[-1]).astype(np.int32))
+        return padded.take(np.where(sources < 0, absent, sources).astype(np.intp))
+
 
 @dataclass(slots=True, eq=False)
 class SpanColumns:
@@ -185,9 +191,17 @@ _ROWS = (
 
 @dataclass(slots=True, eq=False)
 class RatedColumns:
-    """Spans that stand alone, with what booking made of them: identity, claim keys and amounts. Rows as in `spans`."""
+    """Spans whose group is decided by columns, with what booking made of them. Rows as in `spans`.
+
+    Most stand alone and are billed to whom they name themselves. In a trace whose spans have only to be told who pays,
+    `customer`, `project`, `step` and `run_id` are what a span inherits; otherwise they are those of `spans`.
+    """
 
     spans: SpanColumns
+    customer: Int32s  # into spans.names, as the next two: the decision's, see above
+    project: Int32s
+    step: Int32s
+    run_id: Texts
     event_id: Bytes  # [n, 16]
     content: Bytes  # [n, 16]: digest of the candidate
     keys: Bytes  # [m, 16]: claim keys, span by span
