@@ -12,9 +12,11 @@ import argparse
 import json
 import os
 import resource
+import sqlite3
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from benchmarks.requests import CUSTOMERS, MODELS, STEPS
 from otelbill_collector.domain.instants import HOUR_NANOS, NANOS, parse_instant
 from otelbill_collector.ledger.compaction import Compactor, list_files
 from otelbill_collector.ledger.credit_usage import fold_credit_usage
+from otelbill_collector.ledger.folding import Folder
 from otelbill_collector.ledger.journal import chain_digest
 from otelbill_collector.ledger.meters import Metering, prepare_meters, save_meters
 from otelbill_collector.ledger.openings import prepare_openings, save_openings
@@ -45,14 +48,14 @@ def main() -> None:
     """Write a ledger, fold it part by part, compact it."""
     options = _parse_options()
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
-        store = SqliteStore(Path(scratch))
-        records = write_segments(store, options.records, options.rows)
-        figures = {"records": records, "segment_records": options.rows}
-        figures |= measure_folds(store, records, options.each)
-        figures |= measure_files(store, records)
+        together, apart = (SqliteStore(Path(scratch) / name) for name in ("together", "apart"))
+        figures = {"segment_records": options.rows, "each": options.each}
+        figures |= measure_folds(together, apart, options)
+        figures |= measure_files(together, figures["records"])
         figures["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         figures["load_average"] = os.getloadavg()[0]
-        store.close()
+        together.close()
+        apart.close()
     if options.json:
         print(json.dumps(figures))
         return
@@ -70,20 +73,32 @@ def _parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def write_segments(store: SqliteStore, records: int, rows: int = SEGMENT_RECORDS) -> int:
-    """Append made-up segments to an empty ledger; returns how many records they hold."""
-    generator = np.random.default_rng(4)
-    digest, count = bytes(32), max(1, records // rows)
-    for segment_id in range(1, count + 1):
-        now = START + segment_id * rows * NANOS // RATE
-        ended = now - generator.integers(0, 5 * NANOS, rows)
-        body = build_segment(generator, ended)
-        digest = chain_digest(digest, body)
-        row = (segment_id, now, int(ended.min()), int(ended.max()), rows, digest, body)
-        store.transact(
-            lambda connection, row=row: connection.execute("INSERT INTO segment VALUES (?, ?, ?, ?, ?, ?, ?)", row)  # type: ignore[misc]
-        )
-    return count * rows
+class Writer:
+    """Appends made-up segments to empty ledgers, as a load of RATE would."""
+
+    def __init__(self, stores: Sequence[SqliteStore], rows: int) -> None:
+        self._stores = stores
+        self._rows = rows
+        self._generator = np.random.default_rng(4)
+        self._digest, self._last = bytes(32), 0
+
+    def write(self, records: int) -> int:
+        """Append so many records, in whole segments; returns how many they are."""
+        count = max(1, records // self._rows)
+        for _ in range(count):
+            self._last += 1
+            now = START + self._last * self._rows * NANOS // RATE
+            ended = now - self._generator.integers(0, 5 * NANOS, self._rows)
+            body = build_segment(self._generator, ended)
+            self._digest = chain_digest(self._digest, body)
+            row = (self._last, now, int(ended.min()), int(ended.max()), self._rows, self._digest, body)
+            for store in self._stores:
+                store.transact(partial(_insert, row=row))
+        return count * self._rows
+
+
+def _insert(connection: sqlite3.Connection, row: tuple[Any, ...]) -> None:
+    connection.execute("INSERT INTO segment VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
 
 def build_segment(generator: np.random.Generator, ended: np.ndarray[Any, Any]) -> bytes:
@@ -155,9 +170,7 @@ def build_segment(generator: np.random.Generator, ended: np.ndarray[Any, Any]) -
         **names,
         **{f"span_{name}": column for name, column in names.items()},
     }
-    columns |= {
-        name: pa.repeat(pa.scalar(value, type=SCHEMA.field(name).type), count) for name, value in fixed.items()
-    }
+    columns |= {name: pa.repeat(pa.scalar(value, type=SCHEMA.field(name).type), count) for name, value in fixed.items()}
     arrays = [columns[field.name] if field.name in columns else pa.nulls(count, field.type) for field in SCHEMA]
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, SCHEMA, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
@@ -183,24 +196,26 @@ def _draw_bytes(generator: np.random.Generator, count: int, length: int, kind: p
     return pa.Array.from_buffers(kind, count, [None, pa.py_buffer(ends), body])
 
 
-def measure_folds(store: SqliteStore, records: int, each: int) -> dict[str, Any]:
-    """CPU a record of each fold by itself."""
-    del each
-
-    def fold_credits() -> int:
-        return store.transact(fold_credit_usage)[0]
-
+def measure_folds(together: SqliteStore, apart: SqliteStore, options: argparse.Namespace) -> dict[str, Any]:
+    """CPU a record of folds, whenever `each` records came: all from one reading as in a sidecar, and each by itself."""
+    writer, records = Writer((together, apart), options.rows), 0
     folds: dict[str, Callable[[], int]] = {
-        "rollups": lambda: _fold(store, prepare_fold, save_fold),
-        "openings": lambda: _fold(store, prepare_openings, save_openings),
+        "all_but_credits": Folder(together, METERING).fold,
+        "rollups": lambda: _fold(apart, prepare_fold, save_fold),
+        "openings": lambda: _fold(apart, prepare_openings, save_openings),
         "stripe": lambda: _fold(
-            store,
+            apart,
             lambda connection: prepare_meters(connection, METERING),
             lambda connection, found: save_meters(connection, METERING, found),
         ),
-        "credits": fold_credits,
+        "credits": lambda: apart.transact(fold_credit_usage)[0],
     }
-    return {f"{name}_us": _measure(fold, records) for name, fold in folds.items()}
+    spent = dict.fromkeys(folds, 0.0)
+    while records < options.records:
+        records += writer.write(min(options.each, options.records - records))
+        for name, fold in folds.items():
+            spent[name] += _measure(fold)
+    return {"records": records, **{f"{name}_us": round(cpu * 1e6 / records, 3) for name, cpu in spent.items()}}
 
 
 def _fold(store: SqliteStore, prepare: Callable[[Any], Any], save: Callable[[Any, Any], int]) -> int:
@@ -222,7 +237,10 @@ def measure_files(store: SqliteStore, records: int) -> dict[str, Any]:
         compactor.compact_all()
         return 0
 
-    figures: dict[str, Any] = {"compact_us": _measure(compact, records), "merge_us": _measure(merge, records)}
+    figures: dict[str, Any] = {
+        f"{name}_us": round(_measure(step) * 1e6 / records, 3)
+        for name, step in (("compact", compact), ("merge", merge))
+    }
     files = store.read(list_files)
     figures["files"] = len(files)
     figures["files_bytes_a_record"] = round(sum(row.size_bytes for row in files) / records)
@@ -230,12 +248,12 @@ def measure_files(store: SqliteStore, records: int) -> dict[str, Any]:
     return figures
 
 
-def _measure(step: Callable[[], int], records: int) -> float:
-    """Microseconds of CPU, all threads, a record of repeating a step until nothing is left."""
+def _measure(step: Callable[[], int]) -> float:
+    """Seconds of CPU, all threads, of repeating a step until nothing is left."""
     before = time.process_time()
     while step():
         pass
-    return round((time.process_time() - before) * 1e6 / records, 3)
+    return time.process_time() - before
 
 
 if __name__ == "__main__":
