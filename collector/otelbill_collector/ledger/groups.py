@@ -12,7 +12,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain, islice
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 import pyarrow as pa
 
@@ -56,6 +56,7 @@ class GroupIndex:
         self._tables: OrderedDict[int, pa.Table] = OrderedDict()
         self._arrived: list[Member] = []  # of the transaction in progress
         self._arrived_singles: list[Singles] = []
+        self._singles: WeakSet[Singles] = WeakSet()  # those of which any span may be in `_fresh`
         self._doubtful: Set[bytes] = frozenset()  # keys of the batch that may be stored
         self._uncommitted: dict[bytes, list[Member]] = {}  # those of them whose keys are not in `_fresh`
 
@@ -103,6 +104,7 @@ class GroupIndex:
     def add_singles(self, singles: Singles) -> None:
         """Make spans visible that stand alone, after `expect` linked none of their keys."""
         self._arrived_singles.append(singles)
+        self._singles.add(singles)
         fresh = self._fresh
         for number, keys in enumerate(singles.keys):
             row = (singles, number)
@@ -207,6 +209,31 @@ class GroupIndex:
         self._arrived.clear()
         self._arrived_singles.clear()
         self._uncommitted.clear()
+
+    def evict_events(self, event_ids: Iterable[str]) -> None:
+        """Drop spans from memory that were booked anew past it: whoever asks for them finds them in the database.
+
+        To be called in the transaction that books them, with nothing arrived in it.
+        """
+        wanted = set(event_ids)
+        for event_id in wanted.intersection(self._members.keys()):
+            if (member := self._members.pop(event_id, None)) is not None:
+                self._evict_keys(member.day, member.keys)
+        if not self._singles:
+            return
+        hashes = {bytes.fromhex(event_id) for event_id in wanted}
+        for singles in list(self._singles):
+            if hashes.isdisjoint(singles.events):
+                continue
+            for row, event in enumerate(singles.events):
+                if event in hashes:
+                    self._evict_keys(singles.candidates[row].ended_nanos // DAY_NANOS, singles.keys[row])
+
+    def _evict_keys(self, day: int, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            self._fresh.pop(key, None)
+            for around in (day - 1, day, day + 1):
+                self._stored.pop((around, key), None)
 
     def settle(self) -> None:
         """After a commit: its members are found in the database from now on; evict the longest unused keys."""
