@@ -356,13 +356,16 @@ def add_up_period(
     for name, quantities in counted.items():
         lines["charge", name] = price_charge(account, name, quantities)
     lines |= add_fees(account, customer, start, end)
-    base = sum(lines.values(), Fraction(0))
+    base = left = sum(lines.values(), Fraction(0))
     discounts = {}
-    for entry in list_first(list_terms(account, "discounts", customer, start, end)):
+    entries = list_first(list_terms(account, "discounts", customer, start, end))
+    for entry in sorted(entries, key=lambda entry: entry["name"]):
         of = base
         if {"step", "model", "provider"} & set(entry):
             of = sum((amount for item, amount in priced_by_event if is_about(entry, item)), Fraction(0))
-        discounts["discount", entry["name"]] = -of * Fraction(str(entry["percent"])) / 100
+        taken = min(of * Fraction(str(entry["percent"])) / 100, left)
+        left -= taken
+        discounts["discount", entry["name"]] = -taken
     lines |= discounts
     for entry in list_first(list_terms(account, "minimums", customer, start, end)):
         missing = Fraction(str(entry["amount"])) - sum(lines.values(), Fraction(0))

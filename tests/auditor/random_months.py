@@ -225,10 +225,12 @@ def make_discounts(random: Random, instants: Sequence[int]) -> list[dict[str, An
     """One off everything, one off something."""
     entries: list[dict[str, Any]] = []
     if random.random() < 0.4:
-        entry = {"name": "Partner", "percent": f"{random.randint(0, 30)}.5", **make_selector(random, WHO)}
+        percent = random.choice([f"{random.randint(0, 30)}.5", "66.6667", "100"])
+        entry = {"name": "Partner", "percent": percent, **make_selector(random, WHO)}
         entries += cut_times(random, entry, instants, lambda: {"percent": "7"})
     if random.random() < 0.4:
-        entries.append({"name": "Some", "percent": "12", **random.choice([{"model": "aud-*"}, {"step": "draft"}])})
+        about: dict[str, str] = random.choice([{"model": "aud-*"}, {"step": "draft"}, {}])
+        entries.append({"name": "Some", "percent": random.choice(["12", "80"]), **about})
     return entries
 
 

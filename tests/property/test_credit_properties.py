@@ -138,6 +138,26 @@ def test_what_is_paid_and_what_is_not_are_the_usage(
     assert set(sums.values()) <= {0}
 
 
+@given(books(), DEMANDS, st.integers(0, 100))
+def test_credits_never_pay_more_than_a_discount_leaves(
+    book: tuple[list[Grant], list[Void]], usage: list[Demand], percent: int
+) -> None:
+    """Whatever a discount at the end of a period takes off, credits and overage together are the rest, and neither is
+    below zero. Nothing is paid out of it before usage: a discount of nothing changes nothing.
+    """
+    end = 13 * SLICE_NANOS
+    total = sum(demand.charge_attos for demand in usage)
+    taken = total * percent // 100
+    discount = Demand(Place(end - SLICE_NANOS, "", "", "", ""), "USD", charge_attos=-taken)
+    burned = burn(*book, [*usage, discount], end)
+    assert all(item.value_attos >= 0 for item in burned.allocations)
+    assert all(demand.charge_attos >= 0 for demand in burned.overage)
+    paid = sum(item.value_attos for item in burned.allocations)
+    assert paid + sum(demand.charge_attos for demand in burned.overage) == total - taken
+    if not taken:
+        assert burned == burn(*book, usage, end)
+
+
 @given(books(), DEMANDS, UNTIL, st.randoms(use_true_random=False))
 def test_order_and_batching_change_nothing(
     book: tuple[list[Grant], list[Void]], usage: list[Demand], until: int, chance: random.Random

@@ -88,28 +88,50 @@ class _Pot:
 
 
 def net_demands(demands: Iterable[Demand]) -> list[Demand]:
-    """Sums by place and price, in order, none below zero: what takes back (an operator's lower charge) is taken from
-    the other charges of the same names and time, in order.
+    """Sums by place and price, in order, none below zero.
+
+    What a whole period takes back at its end, because its discounts are more than its charges and fees, is taken from
+    the charges before, the latest first, so that credits never pay more than there is to pay. Whatever else is below
+    zero is taken from charges of the same names and time, in order, and only its rest from those before.
     """
     sums: dict[tuple[Place, str, int], tuple[int, int]] = {}
     for place, currency, price, quantity, charge in demands:
         before = sums.get((place, currency, price), (0, 0))
         sums[place, currency, price] = (before[0] + quantity, before[1] + charge)
     groups: dict[tuple[object, ...], list[Demand]] = {}
+    debts: list[tuple[int, str, int]] = []
     for (place, currency, price), (quantity, charge) in sorted(sums.items()):
+        if charge < 0 and not any(place[1:]):
+            debts.append((place.at_nanos, currency, -charge))
+            continue
         demand = Demand(place, currency, price, quantity, charge)
         groups.setdefault((*place[:4], currency), []).append(demand)
-    netted = [demand for group in groups.values() for demand in _net_group(group)]
-    return sorted(demand for demand in netted if demand.quantity_micros or demand.charge_attos)
+    netted: list[Demand] = []
+    for group in groups.values():
+        debt = -sum(min(0, demand.charge_attos) for demand in group)
+        for demand in group:
+            charge = max(0, demand.charge_attos)
+            taken = min(debt, charge)
+            debt -= taken
+            netted.append(demand._replace(charge_attos=charge - taken, quantity_micros=max(0, demand.quantity_micros)))
+        if debt:
+            debts.append((group[0].place.at_nanos, group[0].currency, debt))
+    netted.sort()
+    for at_nanos, currency, debt in sorted(debts):
+        _take_back(netted, at_nanos, currency, debt)
+    return [demand for demand in netted if demand.quantity_micros or demand.charge_attos]
 
 
-def _net_group(group: list[Demand]) -> Iterable[Demand]:
-    debt = -sum(min(0, demand.charge_attos) for demand in group)
-    for demand in group:
-        charge = max(0, demand.charge_attos)
-        taken = min(debt, charge)
-        debt -= taken
-        yield demand._replace(charge_attos=charge - taken, quantity_micros=max(0, demand.quantity_micros))
+def _take_back(demands: list[Demand], at_nanos: int, currency: str, debt: int) -> None:
+    """Lower the charges up to an instant, from the last one backwards; their units stay as they are."""
+    for index in reversed(range(len(demands))):
+        demand = demands[index]
+        if not debt:
+            return
+        if demand.place.at_nanos <= at_nanos and demand.currency == currency:
+            taken = min(debt, demand.charge_attos)
+            debt -= taken
+            demands[index] = demand._replace(charge_attos=demand.charge_attos - taken)
 
 
 def burn(grants: Iterable[Grant], voids: Iterable[Void], demands: Iterable[Demand], until_nanos: int) -> Burned:

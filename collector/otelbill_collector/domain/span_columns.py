@@ -86,6 +86,12 @@ class Texts:
         places = np.repeat(starts - ends[:-1], sizes) + np.arange(ends[-1], dtype=np.int32)
         return Texts(self.pool[places], ends)
 
+    def spread(self, sources: Int32s) -> Texts:
+        """For each entry of `sources` the text of that row; none where it is -1."""
+        absent = len(self.starts) - 1  # a row past the last one, of no length
+        padded = Texts(self.pool, np.append(self.starts, self.starts[-1]).astype(np.int32))
+        return padded.take(np.where(sources < 0, absent, sources).astype(np.intp))
+
 
 @dataclass(slots=True, eq=False)
 class SpanColumns:

@@ -66,8 +66,7 @@ def make_statement(
     """
     entries = [*price_events(sums, versions), *price_charges(sums, versions)]
     entries += [_charge_fee(term) for term in terms if term.section == FEE]
-    full = list(entries)
-    entries += [discount for term in terms if term.section == DISCOUNT for discount in _discount(term, full)]
+    entries += _list_discounts([term for term in terms if term.section == DISCOUNT], list(entries))
     for term in terms:
         if term.section == MINIMUM:
             entries += _fill_up(term, LineKind.MINIMUM, _total(entries), "the period came to")
@@ -232,13 +231,18 @@ def _charge_fee(term: Term) -> Entry:
     return Entry(LineKind.FEE, amount, label=term.name, version=term.version_id, arithmetic=text)
 
 
-def _discount(term: Term, entries: Sequence[Entry]) -> Iterator[Entry]:
-    """A percentage off what usage and fees come to, before other discounts."""
-    base = _total(entry for entry in entries if _is_discounted(term, entry))
-    amount = -base * Fraction(term.percent_scaled, _PERCENT)
-    if amount:
-        text = f"{render_percent(term.percent_scaled)} % of {format_exact(base)}"
-        yield Entry(LineKind.DISCOUNT, amount, label=term.name, version=term.version_id, arithmetic=text)
+def _list_discounts(terms: Iterable[Term], entries: Sequence[Entry]) -> Iterator[Entry]:
+    """Percentages off what usage, charges and fees come to, before other discounts; together at most all of it."""
+    left = _total(entries)
+    for term in terms:
+        base = _total(entry for entry in entries if _is_discounted(term, entry))
+        wanted = base * Fraction(term.percent_scaled, _PERCENT)
+        taken = min(wanted, left)
+        left -= taken
+        if taken:
+            text = f"{render_percent(term.percent_scaled)} % of {format_exact(base)}"
+            text += "" if taken == wanted else f", at most the {format_exact(taken)} that is left"
+            yield Entry(LineKind.DISCOUNT, -taken, label=term.name, version=term.version_id, arithmetic=text)
 
 
 def _is_discounted(term: Term, entry: Entry) -> bool:

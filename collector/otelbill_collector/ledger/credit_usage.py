@@ -72,6 +72,22 @@ def load_demands(connection: sqlite3.Connection, customer_id: str, *, before: in
     return found + (_load_tail(connection, customer_id, before) if tail else [])
 
 
+def find_horizon(
+    connection: sqlite3.Connection, customer_id: str, at_nanos: int, charges: Iterable[Demand] = ()
+) -> int:
+    """Up to when usage must be known to say what credits paid before an instant: what a period takes back at its end
+    (see `net_demands`) may reach back beyond it. `charges` are those of periods that are not kept yet.
+    """
+    query = "SELECT at_nanos, currency, charge_attos FROM credit_charge WHERE customer_id = ? AND at_nanos >= ?"
+    rows = connection.execute(query, (customer_id, at_nanos))
+    found = [((at, currency), int(charge)) for at, currency, charge in rows]
+    found += [((item.place.at_nanos, item.currency), item.charge_attos) for item in charges]
+    sums: dict[tuple[int, str], int] = {}
+    for key, charge in found:
+        sums[key] = sums.get(key, 0) + charge
+    return max([at_nanos, *(at + 1 for (at, _), charge in sums.items() if charge < 0)])
+
+
 def _load_tail(connection: sqlite3.Connection, customer_id: str, before: int) -> list[Demand]:
     sums: Sums = {}
     prices = PriceReader(connection)

@@ -117,10 +117,11 @@ def list_tables(
     ended_from: int | None = None,
     ended_to: int | None = None,
     columns: Sequence[str] | None = None,
+    dictionaries: bool = False,
 ) -> Iterator[tuple[int, pa.Table]]:
     """(segment id, columns) of each segment past `after`, in order; optionally only those that touch [from, to).
 
-    With `columns` only these are read.
+    With `columns` only these are read; `dictionaries` as for `decode_table`.
     """
     clauses, values = ["segment_id > ?"], [after]
     if ended_from is not None:
@@ -131,7 +132,7 @@ def list_tables(
         values.append(ended_to)
     query = f"SELECT segment_id, body FROM segment WHERE {' AND '.join(clauses)} ORDER BY segment_id"
     for segment_id, body in connection.execute(query, values):
-        yield segment_id, decode_table(body, columns)
+        yield segment_id, decode_table(body, columns, dictionaries=dictionaries)
 
 
 def list_bodies(

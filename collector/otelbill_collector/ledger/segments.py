@@ -101,6 +101,14 @@ _OF_AMOUNTS: Spec = {  # what rating made of it
 _SPECS = (_OF_RECORD, OF_CANDIDATE, _OF_DECISION, _OF_QUANTITIES, _OF_AMOUNTS)
 SCHEMA = pa.schema([(name, kind) for spec in _SPECS for name, (kind, _) in spec.items()])
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
+NAMES = frozenset(  # text columns in which a segment repeats few values
+    (
+        *("note", "dialect", "role", "provider", "model", "request_model", "operation", "service_tier"),
+        *("explicit_event_id", "span_customer_id", "span_project_id", "span_step", "span_reason", "span_usage_source"),
+        *("emitter", "service", "customer_id", "project_id", "step", "reason", "usage_source", "other_quantities"),
+        *("rating", "price_version", "currency"),
+    )
+)
 
 
 def encode_segment(records: Sequence[UsageRecord], before: pa.RecordBatch | None = None) -> bytes:
@@ -167,8 +175,20 @@ def encode_amounts(attos: Sequence[int | None]) -> pa.Array:
     return pa.Array.from_buffers(_AMOUNT, len(attos), [known.buffers()[1], pa.py_buffer(body)])
 
 
-def decode_table(body: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """The segment's columns, or those that are asked for, in that order."""
+def decode_table(body: bytes, columns: Sequence[str] | None = None, *, dictionaries: bool = False) -> pa.Table:
+    """The segment's columns, or those that are asked for, in that order.
+
+    With `dictionaries` the columns of NAMES come as Arrow dictionary arrays, for whoever groups by them.
+    """
+    table = _read_table(body, columns)
+    if dictionaries:
+        for place, name in enumerate(table.column_names):
+            if name in NAMES:
+                table = table.set_column(place, name, table[name].dictionary_encode())
+    return table
+
+
+def _read_table(body: bytes, columns: Sequence[str] | None) -> pa.Table:
     if columns is None:
         return pa.ipc.open_stream(body).read_all()
     schema = pa.ipc.open_stream(body).schema

@@ -1,5 +1,5 @@
 /* What every file of the native library shares. All functions work on memory that the caller owns, keep no pointer to it
- * after they return, and never write past the capacities they are given. Integers are little-endian, as on the wire. */
+ * after they return, and never write past the capacities they are given; a scanner alone has memory of its own. Integers are little-endian, as on the wire. */
 #ifndef OB_H
 #define OB_H
 
