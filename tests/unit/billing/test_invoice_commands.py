@@ -402,8 +402,8 @@ def test_a_corrected_period_charge_counts_an_open_period_once_it_is_rated_again(
 
     Without `rerate` they keep the version that they were booked with; the fee, which no record names, follows the file.
     """
-    desk.run("invoices", "list")  # as a start of the collector, which keeps what the charges of its card say
     desk.post(searches("s", 300))
+    desk.run("close", "acme", "--period", "2026-11", "--dry-run")  # keeps what charges say, as a start of the collector
     desk.file.write_text(CARD.replace('"0.01"', '"0.02"').replace('"20"', '"25"'))
     before = desk.read("invoice", "acme", "--period", "2026-11")
     assert [line["amount"] for line in before["lines"]] == ["0.00", "2.00", "25.00"]
