@@ -23,6 +23,7 @@ from otelbill_collector.domain.usage import (
     REQUESTS,
     Candidate,
     Quantity,
+    RatingState,
     Role,
     UsageSource,
 )
@@ -187,6 +188,10 @@ _ROWS = (
     *("template", "request", "trace_id", "span_id", "parent_span_id", "has_parent", "started_nanos", "ended_nanos"),
     *("received_nanos", "customer", "project", "step", "service"),
 )
+
+
+RATINGS = tuple(RatingState)
+"""What the codes of `RatedColumns.rating` mean."""
 
 
 @dataclass(slots=True, eq=False)

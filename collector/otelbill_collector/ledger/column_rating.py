@@ -60,7 +60,7 @@ class Form(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class RatedColumns:
+class RatedRows:
     """What rating makes of the rows of a table: for each the number of its form, and its amounts."""
 
     form: Int64s
@@ -82,7 +82,7 @@ class ColumnRater:
         self._forms: dict[tuple[int, int], tuple[Tariff, Form | None]] = {}
         self._own: dict[tuple[int, str], tuple[Tariff, Form]] = {}
 
-    def rate(self, table: pa.Table) -> RatedColumns:
+    def rate(self, table: pa.Table) -> RatedRows:
         """The amounts of every row, at its event time."""
         rows = _Rows(table)
         tariff, tariffs = _find_tariffs(rows, self.rater)
@@ -97,7 +97,7 @@ class ColumnRater:
         odd = rows.odd | np.array([form is None for form in found], dtype=np.bool_)[code]
         form = self._rate_odd(rows, odd, tariff, tariffs, code, forms)
         cost, charge = (_multiply(forms, form, parts, side) for side in (0, 1))
-        return RatedColumns(form, forms, cost, charge)
+        return RatedRows(form, forms, cost, charge)
 
     def _find_form(self, tariff: Tariff, mask: int) -> Form | None:
         """The form of rows with these units, None where each must be looked at."""

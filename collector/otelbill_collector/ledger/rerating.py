@@ -25,7 +25,8 @@ from otelbill_collector.domain.usage import Candidate, RatingState, UsageSource
 from otelbill_collector.ledger.amount_columns import Amounts, read_amounts
 from otelbill_collector.ledger.claim_runs import ClaimReader, Entries, append_entries, make_entries
 from otelbill_collector.ledger.column_codes import encode_values, read_integers
-from otelbill_collector.ledger.column_rating import RATING_COLUMNS, ColumnRater, RatedColumns
+from otelbill_collector.ledger.column_rating import RATING_COLUMNS, ColumnRater, RatedRows
+from otelbill_collector.ledger.id_sets import IdSet, read_ids
 from otelbill_collector.ledger.journal import (
     Encoded,
     append_encoded,
@@ -35,7 +36,6 @@ from otelbill_collector.ledger.journal import (
     save_price_versions,
 )
 from otelbill_collector.ledger.repricing import Scope, match_scope
-from otelbill_collector.ledger.reversals import Reversed, list_reversed, read_ids
 from otelbill_collector.ledger.segments import SCHEMA, build_record, decode_table, encode_batches, fit_columns
 
 Int64s = NDArray[np.int64]
@@ -126,7 +126,7 @@ class Rerating:
     keys_of: KeysOf
     end: int
     _columns: ColumnRater = field(init=False)
-    _reversed: Reversed = field(default_factory=Reversed)
+    _reversed: IdSet = field(default_factory=IdSet)
     _claims: ClaimReader = field(default_factory=ClaimReader)
     _seen: int = field(init=False)  # the last segment that was looked at for reversals of others
     _late: set[str] = field(default_factory=set)  # records that were reversed since the run began
@@ -146,7 +146,7 @@ class Rerating:
             bodies[segment_id] = body
             tables.append(decode_table(body, _COLUMNS))
             rows += tables[-1].num_rows
-            found = list_reversed(body, tables[-1]["sign"])
+            found = _list_reversed(body, tables[-1]["sign"])
             if found is not None:
                 self._reversed.add(read_ids(found))
             if rows >= _READ_ROWS:
@@ -191,7 +191,7 @@ class Rerating:
         return self._build(rows, rated, changed[kept], places[kept], connection), records
 
     def _build(
-        self, rows: pa.Table, rated: RatedColumns, changed: Int64s, places: Int64s, connection: sqlite3.Connection
+        self, rows: pa.Table, rated: RatedRows, changed: Int64s, places: Int64s, connection: sqlite3.Connection
     ) -> Revisions:
         forms = [rated.forms[number] for number in np.unique(rated.form[changed]).tolist()]
         bodies = {form.version.version_id: form.version.body for form in forms if form.version}
@@ -207,7 +207,7 @@ class Rerating:
             bodies,
         )
 
-    def _match_booked(self, connection: sqlite3.Connection, table: pa.Table, rated: RatedColumns) -> Flags:
+    def _match_booked(self, connection: sqlite3.Connection, table: pa.Table, rated: RatedRows) -> Flags:
         """Rows that are booked as they would be now: equal in state and money, counted by the same period charges."""
         same = rated.cost.match(read_amounts(table["cost"])) & rated.charge.match(read_amounts(table["charge"]))
         codes, values = encode_values(table["rating"])
@@ -269,7 +269,7 @@ class Rerating:
         """Append segments, unless something in them was booked anew meanwhile. Call inside a write transaction."""
         last = find_last_segment(connection)
         for segment_id, body in list_bodies(connection, last + 1, after=self._seen):
-            if segment_id not in self._own and (reversed_ids := list_reversed(body)) is not None:
+            if segment_id not in self._own and (reversed_ids := _list_reversed(body)) is not None:
                 self._late.update(reversed_ids.to_pylist())
         self._seen = last
         if not self._late.isdisjoint(written.record_ids):
@@ -285,6 +285,15 @@ class Rerating:
         """Without what was booked anew since it was read: that has the prices of now already."""
         ids = found.rows["record_id"].to_pylist()
         return found.choose(np.array([row for row, name in enumerate(ids) if name not in self._late], dtype=np.int64))
+
+
+def _list_reversed(body: bytes, signs: pa.ChunkedArray | None = None) -> pa.ChunkedArray | None:
+    """Ids of the records that a segment reverses, None where it reverses none. `signs` are its, if already read."""
+    signs = decode_table(body, ("sign",))["sign"] if signs is None else signs
+    if not len(signs) or pc.min(signs).as_py() > 0:
+        return None
+    table = decode_table(body, ("sign", "corrects"))
+    return table.filter(pc.less(table["sign"], 0))["corrects"]
 
 
 def _take_rows(bodies: Mapping[int, bytes], places: Int64s) -> pa.Table:

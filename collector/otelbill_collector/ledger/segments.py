@@ -7,10 +7,10 @@ because a segment repeats few customers, steps and models.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import pyarrow as pa
@@ -293,6 +293,17 @@ def render_quantities(quantities: Quantities) -> str:
 def render_unit(unit: str) -> str:
     """A unit's name as JSON text."""
     return json.dumps(unit)
+
+
+@lru_cache(maxsize=1024)
+def build_form(units: tuple[str, ...]) -> tuple[str, Callable[[Mapping[str, Quantity]], Any]]:
+    """`render_quantities` of whole numbers of these units: the text with places for them, and what reads them in order.
+
+    Any: what `%` takes, one value or several.
+    """
+    order = sorted(units)
+    text = "{" + ", ".join([f'{render_unit(unit).replace("%", "%%")}: "%d"' for unit in order]) + "}"
+    return text, itemgetter(*order) if order else lambda _: ()
 
 
 def parse_quantities(text: str) -> dict[str, Quantity]:

@@ -90,7 +90,7 @@ static inline i32 follow_edge(Scanner *scanner, i32 from, Cursor key) {
     Node *node = &scanner->nodes[from];
     size_t size = ob_left(&key);
     if (node->edge_to >= 0 && node->edge_size == size
-        && !memcmp(scanner->table.keys + node->edge_place, key.at, size)) return node->edge_to;
+        && ob_same(scanner->table.keys + node->edge_place, key.at, size)) return node->edge_to;
     const Entry *edge = ob_table_entry(&scanner->table, (u64)TABLE_EDGE << 32 | (u32)from, key.at, size);
     if (!edge) return -1;
     node->edge_place = edge->place;
@@ -128,22 +128,31 @@ static bool pool_text(Pool *pool, Cursor text) {
 
 /* --- one span ----------------------------------------------------------------------------------------------------- */
 
-static inline bool is_id(Cursor id, size_t size) {
-    u8 any = 0;
-    if (ob_left(&id) != size) return false;
-    for (; id.at < id.end; id.at++) any |= *id.at;
-    return any != 0;
+static inline bool is_trace_id(Cursor id) { return ob_left(&id) == 16 && (ob_load64(id.at) | ob_load64(id.at + 8)); }
+
+static inline bool is_span_id(Cursor id) { return ob_left(&id) == 8 && ob_load64(id.at); }
+
+/* The high bit of every byte that is not printable ASCII or is `@`. Where a byte has its own high bit, it is in. */
+static inline u64 find_bad(u64 text) {
+    const u64 ones = 0x0101010101010101ull;
+    u64 bad = text | ~(text + ones * (0x80 - 0x21)) | (text + ones) | ~((text ^ ones * '@') + ones * 0x7F);
+    return bad & ones * 0x80;
 }
 
 /* A short encoded text of printable ASCII without `@`: what `clean_id` leaves as it is. */
 static inline bool read_plain_id(Cursor value, Cursor *text) {
     size_t size = ob_left(&value);
     if (size < 3 || size > 2 + PLAIN_ID_MAX || value.at[0] != 0x0A || value.at[1] != size - 2) return false;
-    u8 bad = 0;
-    for (const u8 *at = value.at + 2; at < value.end; at++) bad |= (u8)(*at - 0x21) > 0x7E - 0x21 || *at == '@';
     text->at = value.at + 2;
     text->end = value.end;
-    return !bad;
+    const u8 *at = text->at;
+    u64 bad = 0;
+    if (ob_left(text) < 8) {
+        for (; at < text->end; at++) bad |= find_bad(*at | 0x2121212121212100ull);
+        return !bad;
+    }
+    for (; at + 8 < text->end; at += 8) bad |= find_bad(ob_load64(at));
+    return !(bad | find_bad(ob_load64(text->end - 8)));
 }
 
 static inline bool read_count(Cursor value, i64 *count) {
@@ -181,7 +190,7 @@ static i32 find_kind(Scanner *scanner, Layout *layout, const Span *span, u32 lay
         size += sizeof written + left;
     }
     if (layout->last_kind >= 0 && (size_t)layout->last_size == size
-        && !memcmp(scanner->table.keys + layout->last_place, key, size)) return layout->last_kind;
+        && ob_same(scanner->table.keys + layout->last_place, key, size)) return layout->last_kind;
     const Entry *entry = ob_table_entry(&scanner->table, (u64)TABLE_KIND << 32 | layout_id, key, size);
     if (!entry) return OB_MISSING;
     layout->last_kind = entry->value;
@@ -244,9 +253,8 @@ static i32 find_template(const Scanner *scanner, Kind *kind, u32 kind_id, u64 si
 static bool take_span(Reading *reading, const Span *span, i32 layout_id) {
     Scanner *scanner = reading->scanner;
     Layout *layout = &scanner->layouts[layout_id];
-    Row row = {0};
     Cursor response = NOTHING, run = NOTHING;
-    if (!is_id(span->trace_id, 16) || !is_id(span->span_id, 8)) return leave_span(reading, span, REST_ODD);
+    if (!is_trace_id(span->trace_id) || !is_span_id(span->span_id)) return leave_span(reading, span, REST_ODD);
     size_t parent_size = ob_left(&span->parent_span_id);
     if (parent_size != 0 && parent_size != 8) return leave_span(reading, span, REST_ODD);
     if (span->started > INT64_MAX || span->ended > reading->latest) return leave_span(reading, span, REST_ODD);
@@ -257,35 +265,38 @@ static bool take_span(Reading *reading, const Span *span, i32 layout_id) {
     if (kind_id == OB_MISSING) return leave_span(reading, span, REST_NEW);
     Kind *kind = &scanner->kinds[kind_id];
     if (!kind->readable) return leave_span(reading, span, REST_ODD);
+    if (!ob_reserve((void **)&scanner->rows, &scanner->rows_space, scanner->rows_size + 1, sizeof(Row), ROWS_MAX)) return false;
+    Row *row = &scanner->rows[scanner->rows_size];
     u64 signature = layout->response < 0;
-    if (!kind->bare && !split_counts(scanner, layout, kind, span, row.counts, &signature)) return leave_span(reading, span, REST_ODD);
-    row.template = find_template(scanner, kind, (u32)kind_id, signature);
-    if (row.template == OB_MISSING || reading->service == OB_MISSING) return leave_span(reading, span, REST_NEW);
+    if (kind->bare) memset(row->counts, 0, sizeof row->counts);
+    else if (!split_counts(scanner, layout, kind, span, row->counts, &signature)) return leave_span(reading, span, REST_ODD);
+    row->template = find_template(scanner, kind, (u32)kind_id, signature);
+    if (row->template == OB_MISSING || reading->service == OB_MISSING) return leave_span(reading, span, REST_NEW);
     for (int text = 0; text < TEXTS; text++) {
         i32 at = layout->texts[text];
-        row.names[text] = at < 0 ? -1 : find_code(scanner, TABLE_NAME, 0, span->values[at]);
-        if (row.names[text] == OB_MISSING) return leave_span(reading, span, REST_NEW);
+        row->names[text] = at < 0 ? -1 : find_code(scanner, TABLE_NAME, 0, span->values[at]);
+        if (row->names[text] == OB_MISSING) return leave_span(reading, span, REST_NEW);
     }
-    if (!ob_reserve((void **)&scanner->rows, &scanner->rows_space, scanner->rows_size + 1, sizeof(Row), ROWS_MAX)) return false;
     if (!pool_text(&scanner->responses, response) || !pool_text(&scanner->runs, run)) return false;
-    memcpy(row.trace_id, span->trace_id.at, 16);
-    memcpy(row.span_id, span->span_id.at, 8);
-    if (parent_size) memcpy(row.parent_span_id, span->parent_span_id.at, 8);
-    row.has_parent = parent_size != 0;
-    row.started = span->started;
-    row.ended = span->ended;
-    row.received = reading->received;
-    row.request = reading->request;
-    row.number = (i32)reading->spans;
-    row.service = reading->service;
-    row.response_end = (i32)scanner->responses.size;
-    row.run_end = (i32)scanner->runs.size;
-    scanner->rows[scanner->rows_size++] = row;
+    memcpy(row->trace_id, span->trace_id.at, 16);
+    memcpy(row->span_id, span->span_id.at, 8);
+    if (parent_size) memcpy(row->parent_span_id, span->parent_span_id.at, 8);
+    else memset(row->parent_span_id, 0, 8);
+    row->has_parent = parent_size != 0;
+    row->started = span->started;
+    row->ended = span->ended;
+    row->received = reading->received;
+    row->request = reading->request;
+    row->number = (i32)reading->spans;
+    row->service = reading->service;
+    row->response_end = (i32)scanner->responses.size;
+    row->run_end = (i32)scanner->runs.size;
+    scanner->rows_size++;
     return true;
 }
 
 /* Key and value of an attribute. What has them in another order, twice or not at all is odd, what has other fields broken. */
-static bool read_pair(Cursor pair, Cursor *key, Cursor *value, bool *odd) {
+static inline __attribute__((always_inline)) bool read_pair(Cursor pair, Cursor *key, Cursor *value, bool *odd) {
     u32 tag;
     *key = *value = NOTHING;
     bool plain = ob_read_tag(&pair, &tag) && tag == 0x0A && ob_read_part(&pair, key)
@@ -316,7 +327,8 @@ static inline bool read_attribute(Reading *reading, Span *span, Cursor pair) {
         return check_pair(pair, &odd);
     }
     if (at >= POSITIONS) { span->odd = true; return ob_is_utf8(key); }
-    span->values[at] = value;
+    span->values[at].at = value.at;  /* not as a whole: both halves were just stored one by one, and would be waited for */
+    span->values[at].end = value.end;
     if (span->node >= 0) span->node = follow_edge(reading->scanner, span->node, key);
     return span->node >= 0 || ob_is_utf8(key);  /* a name that was told is one that the parser took */
 }

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from otelbill_collector.ledger.amount_columns import encode_attos, multiply_prices, read_amounts
 from otelbill_collector.ledger.column_codes import Combination, encode_values, list_rows
-from otelbill_collector.ledger.reversals import Reversed, read_ids
+from otelbill_collector.ledger.id_sets import IdSet, read_ids
 from otelbill_collector.ledger.segments import to_attos
 
 QUANTITIES = st.one_of(st.integers(0, 5), st.integers(0, 2**53), st.just(2**54 - 1))
@@ -78,10 +78,10 @@ def test_values_are_numbered_whatever_the_encoding() -> None:
         assert [values[code] for code in codes.tolist()] == ["a", None, "b", "c", "a"]
 
 
-def test_reversed_records_are_found_by_their_whole_id() -> None:
+def test_ids_are_found_by_all_their_bytes() -> None:
     """Ids that share their first half are told apart, whichever was added when."""
     names = [f"{number % 3:016x}{number:016x}" for number in range(60)]
-    known = Reversed()
+    known = IdSet()
     for start in range(0, 30, 5):
         known.add(read_ids(pa.array(names[start : start + 5])))
     assert known.match(read_ids(pa.array(names))).tolist() == [number < 30 for number in range(60)]
