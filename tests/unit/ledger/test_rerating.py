@@ -27,8 +27,10 @@ from otelbill_collector.ledger.journal import list_tables
 from otelbill_collector.ledger.repricing import Scope
 from otelbill_collector.ledger.rerating import Rerating, Revisions, Written
 from otelbill_collector.ledger.segments import build_record
+from otelbill_collector.native.loading import find_library
 from otelbill_collector.rules import RuleSet, claim_keys
 from tests.books import NOW, TestBooks
+from tests.column_books import ColumnBooks
 from tests.spans import SECOND, T0, TestSpan, chat
 
 NOTE = "rated again by ann: typing error"
@@ -148,13 +150,27 @@ def test_progress_tells_segments_to_the_end(books: TestBooks, monkeypatch: pytes
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["in memory", "after a restart"])
-def test_a_later_span_of_the_group_sees_the_new_booking(books: TestBooks, again: bool) -> None:
+def book_by_columns(books: TestBooks) -> ColumnBooks:
+    """Books of the same ledger that take spans by columns where they can."""
+    rules = build_rules(Config())
+    alone = Alone(rules.stands_alone, rules.rate_alone)
+    found = ColumnBooks(books.store, claim_keys=claim_keys, decide=rules.decide, rate=rules.rate, alone=alone)
+    books.books = found
+    books.stages = dataclasses.replace(books.stages, books=found)
+    return found
+
+
+@pytest.mark.parametrize("way", ["in memory", "by columns", "after a restart"])
+def test_a_later_span_of_the_group_sees_the_new_booking(books: TestBooks, way: str) -> None:
     """The same call, told by a better emitter: what it takes the place of is the revision, not the first booking."""
+    if way == "by columns" and find_library() is None:
+        pytest.skip("the native library is not built")
+    columns = book_by_columns(books) if way == "by columns" else None
     books.post(chat("a", response="r1", scope="one", tokens=(77, 7)), chat("b"))
     books.post(chat("c", trace="t"), chat("d", trace="t"))
+    assert columns is None or columns.by_columns
     assert rerate(books, CORRECTED) == 4
-    if again:
+    if way == "after a restart":
         books.reopen()
         take_card(books, CORRECTED)
     twin = chat("z", response="r1", scope="two", trace="a", parent="a", tokens=(77, 7))
