@@ -51,7 +51,7 @@ properties: setup  ## every property of amounts with 10,000 examples (hours on t
 audit: setup  ## the independent auditor over 1,000 random months (MONTHS=200 for fewer)
 	@OTELBILL_AUDIT_MONTHS=$${MONTHS:-1000} $(BIN)/python -m pytest -q tests/auditor -n 2
 
-bench: setup  ## print the benchmark figures; never fails on a time
+bench: setup  ## measure everything into benchmarks/results.json and docs/benchmarks.md; never fails on a time
 	@$(BIN)/python -m benchmarks
 
 lock: setup  ## write the pinned requirement files anew from pyproject.toml
