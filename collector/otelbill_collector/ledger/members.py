@@ -1,7 +1,8 @@
-"""Spans as they are booked: one by one (`Member`), or many that stand alone, in columns (`Singles`).
+"""Spans as they are booked: one by one (`Member`), or many at once (`Singles`; `ColumnSingles` where they are columns).
 
 A span stands alone when nothing else in the ledger or its batch shares a claim key with it and what it bills is what
 it says itself. Its record is written straight from the columns; a `Member` is made when something touches its group.
+Spans in columns may also be whole traces, in which only who pays had to be decided.
 """
 
 from __future__ import annotations
@@ -10,12 +11,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from otelbill_collector.domain.alone import AmountsRow, build_own_decision
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import Amounts, UsageRecord
-from otelbill_collector.domain.usage import Candidate, RatingState
-from otelbill_collector.ledger.sums import Sums
+from otelbill_collector.domain.span_columns import COUNTED_UNITS, RATINGS, Int64s, RatedColumns, Template
+from otelbill_collector.domain.usage import REQUESTS, Candidate, RatingState, Role
+from otelbill_collector.ledger.sums import Key, Sums, count_signs, group_rows, sum_amounts, sum_integers
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
@@ -31,7 +38,7 @@ class Member:
     booked: UsageRecord | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Singles:
     """The first bookings of spans that stand alone. The n-th item of every list belongs to the n-th span."""
 
@@ -103,4 +110,136 @@ class Singles:
         )
 
 
-Row = tuple[Singles, int]
+@dataclass(slots=True, eq=False)
+class ColumnSingles:
+    """The first bookings of spans in columns, whose groups were decided by columns: rows as in `rated`."""
+
+    rated: RatedColumns
+    _members: dict[int, Member] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rated.spans)
+
+    @property
+    def price_bodies(self) -> Mapping[str, str]:
+        """Content of the price versions that the amounts name."""
+        return self.rated.price_bodies
+
+    def find_keys(self, row: int) -> tuple[bytes, ...]:
+        """The claim keys of a span."""
+        starts = self.rated.key_starts
+        return tuple(key.tobytes() for key in self.rated.keys[starts[row] : starts[row + 1]])
+
+    def find_row(self, place: int) -> int:
+        """The row whose key stands at a place in `rated.keys`."""
+        return int(np.searchsorted(self.rated.key_starts, place, side="right")) - 1
+
+    def find_event(self, row: int) -> str:
+        """The event id of a span."""
+        return str(self.rated.event_id[row].tobytes().hex())
+
+    def find_member(self, row: int) -> Member:
+        """The one object that stands for a span, so that all its keys see the same booking."""
+        member = self._members.get(row)
+        if member is None:
+            record = self._build_record(row)
+            member = self._members[row] = Member(
+                event_id=record.event_id,
+                candidate=record.candidate,
+                content=record.content,
+                received_nanos=record.received_nanos,
+                keys=self.find_keys(row),
+                day=record.event_nanos // DAY_NANOS,
+                booked=record,
+            )
+        return member
+
+    def list_records(self) -> Iterable[UsageRecord]:
+        """The records as they were written."""
+        return map(self._build_record, range(len(self)))
+
+    def sum_rated(self) -> dict[tuple[str | None, ...], Sums]:
+        """Sums of what has a charge, by step, provider, model and currency."""
+        groups: dict[tuple[str | None, ...], Sums] = defaultdict(Sums)
+        rated, spans = self.rated, self.rated.spans
+        rows = np.flatnonzero(rated.rating == RATINGS.index(RatingState.RATED))
+        if not len(rows):
+            return groups
+        # Rows of one template, step and currency are summed together; what templates have alike is added up below.
+        template = Key(spans.template[rows].astype(np.int64), spans.templates)
+        step = Key(rated.step[rows].astype(np.int64) + 1, (None, *spans.names))
+        found = group_rows([template, step, Key(rated.has_currency[rows].astype(np.int64), (None, rated.currency))])
+        signs = np.ones(len(rows), dtype=np.int8)
+        events = count_signs(signs, found)
+        costs = sum_amounts(_join_words(rated.cost_attos[rows], rated.has_cost[rows]), signs, found)
+        charges = sum_amounts(_join_words(rated.charge_attos[rows], rated.has_charge[rows]), signs, found)
+        counts = [sum_integers(pa.chunked_array([pa.array(spans.counts[place][rows])]), signs, found)
+                  for place in range(len(COUNTED_UNITS))]  # fmt: skip
+        for group, row in enumerate(rows[found.firsts].tolist()):
+            common = spans.templates[spans.template[row]]
+            name = (self._find_name(rated.step[row]), common.provider, common.model, self._find_currency(row))
+            sums = groups[name]
+            sums.events += events[group]
+            sums.cost_attos += costs[group]
+            sums.charge_attos += charges[group]
+            _add_counts(sums, common, [totals[group] for totals in counts], events[group])
+        return groups
+
+    def _build_record(self, row: int) -> UsageRecord:
+        rated, spans = self.rated, self.rated.spans
+        candidate = spans.build_candidate(row)
+        decision = build_own_decision(candidate)
+        decision.customer_id = self._find_name(rated.customer[row])
+        decision.project_id = self._find_name(rated.project[row])
+        decision.step = self._find_name(rated.step[row])
+        decision.run_id = rated.run_id.find(row)
+        return UsageRecord(
+            event_id=self.find_event(row),
+            revision=0,
+            sign=1,
+            content=rated.content[row].tobytes(),
+            received_nanos=int(spans.received_nanos[row]),
+            candidate=candidate,
+            decision=decision,
+            amounts=self._find_amounts(row),
+        )
+
+    def _find_amounts(self, row: int) -> Amounts:
+        rated = self.rated
+        version = int(rated.price_version[row])
+        return Amounts(
+            state=RATINGS[rated.rating[row]],
+            price_version=rated.versions[version] if version >= 0 else None,
+            cost_attos=_read_words(rated.cost_attos[row]) if rated.has_cost[row] else None,
+            charge_attos=_read_words(rated.charge_attos[row]) if rated.has_charge[row] else None,
+            currency=self._find_currency(row),
+        )
+
+    def _find_currency(self, row: int) -> str | None:
+        return self.rated.currency if self.rated.has_currency[row] else None
+
+    def _find_name(self, code: Any) -> str | None:  # Any: a numpy integer
+        return self.rated.spans.names[code] if code >= 0 else None
+
+
+def _read_words(words: Int64s) -> int:
+    return int.from_bytes(words.astype("<i8").tobytes(), "little", signed=True)
+
+
+def _join_words(words: Int64s, known: NDArray[np.bool_]) -> pa.ChunkedArray:
+    """Amounts as a column: 128-bit integers in two words."""
+    buffers = [pa.array(known).buffers()[1], pa.py_buffer(np.ascontiguousarray(words))]
+    return pa.chunked_array([pa.Array.from_buffers(pa.decimal128(38, 18), len(words), buffers)])
+
+
+def _add_counts(sums: Sums, template: Template, counts: Sequence[int], events: int) -> None:
+    """Add what spans of one template count, which `SpanColumns.find_quantities` defines for each."""
+    found = dict(zip(COUNTED_UNITS, counts, strict=True)) if template.counted else {}
+    if template.role is Role.CALL:
+        found[REQUESTS] = events
+    for unit, count in found.items():
+        if count and template.role in (Role.CALL, Role.AGGREGATE):
+            sums.quantities[unit] = sums.quantities.get(unit, 0) + count
+
+
+Row = tuple[Singles | ColumnSingles, int]
