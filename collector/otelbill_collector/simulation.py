@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import isqrt
@@ -17,14 +17,14 @@ from otelbill_collector.domain.ids import digest_parts
 from otelbill_collector.domain.instants import DAY_NANOS, floor_slice, format_instant, parse_instant
 from otelbill_collector.domain.invoices import format_exact
 from otelbill_collector.domain.money import format_attos, parse_attos
-from otelbill_collector.domain.periods import BillingCalendar, Period
+from otelbill_collector.domain.periods import Period
 from otelbill_collector.domain.rating import Rater
 from otelbill_collector.domain.statements import count_committed, make_statement
 from otelbill_collector.domain.terms import COMMITMENT, Term, resolve_terms
 from otelbill_collector.invoicing import BillingRules
 from otelbill_collector.ledger.corrections import Aspect, list_standing
 from otelbill_collector.ledger.journal import find_price_version
-from otelbill_collector.ledger.periods import list_invoices
+from otelbill_collector.ledger.periods import Invoice, list_invoices
 from otelbill_collector.ledger.repricing import (
     PeriodSplit,
     Progress,
@@ -117,32 +117,34 @@ def _state_periods(
 ) -> dict[str | None, PeriodSums]:
     invoices = [invoice for invoice in list_invoices(connection) if invoice.stands]
     closed = {(invoice.customer_id, invoice.start_nanos): invoice.terms for invoice in invoices}
+    since = scope.from_nanos
+    begun = {item.customer_id for item in invoices if since is not None and item.start_nanos < since}
     kept = closed if agreements.keep_closed else {}
     sides = (
         _Side(_Versions(agreements.booked, {}, connection), agreements.booked, found.booked, closed),
         _Side(_Versions(agreements.then, found.bodies, connection), agreements.then, found.then, kept),
     )
-    customers = {*agreements.customers, *(invoice.customer_id for invoice in invoices)}
     sums: dict[str | None, PeriodSums] = {}
-    for customer, periods in _list_stated(found, scope, customers, agreements.booked.find_calendar).items():
-        booked, then = (side.sum_periods(customer, periods, scope) for side in sides)
+    for customer, periods in _list_stated(found, scope, agreements, invoices).items():
+        known_from = since if customer in begun else None
+        booked, then = (side.sum_periods(customer, periods, known_from) for side in sides)
         sums[customer] = PeriodSums(len(periods), booked, then)
     return sums
 
 
 def _list_stated(
-    found: Repricing, scope: Scope, customers: Collection[str], find_calendar: Callable[[str], BillingCalendar]
+    found: Repricing, scope: Scope, agreements: Agreements, invoices: Sequence[Invoice]
 ) -> dict[str, list[Period]]:
-    """Which periods are stated for whom: those with usage, and of `customers` all in which anybody has any."""
-    used = {*found.booked, *found.then}
-    instants = sorted({period.start_nanos for _, period in used} | {period.end_nanos - 1 for _, period in used})
-    wanted = scope.where.get("customer_id")
+    """Which periods are stated for whom: those with usage; for who is billed anyhow, all that anybody has."""
     stated: dict[str, set[Period]] = {}
-    for customer, period in used:
+    for customer, period in {*found.booked, *found.then}:
         stated.setdefault(customer, set()).add(period)
-    for customer in customers:
+    instants = {*found.instants.values(), *((item.start_nanos + item.end_nanos) // 2 for item in invoices)}
+    wanted = scope.where.get("customer_id")
+    for customer in {*agreements.customers, *(invoice.customer_id for invoice in invoices)}:
         if wanted in (None, customer):
-            periods = {find_calendar(customer).find_period(instant) for instant in instants}
+            calendar = agreements.booked.find_calendar(customer)
+            periods = {calendar.find_period(instant) for instant in instants}
             stated.setdefault(customer, set()).update(filter(scope.holds, periods))
     return {
         customer: sorted(periods, key=lambda period: period.start_nanos)
@@ -176,13 +178,16 @@ class _Side:
     uses: Uses
     closed: Mapping[tuple[str, int], Sequence[Term]]
 
-    def sum_periods(self, customer: str, periods: Sequence[Period], scope: Scope) -> Fraction:
-        """What the periods come to, less what their events are charged by themselves."""
+    def sum_periods(self, customer: str, periods: Sequence[Period], known_from: int | None) -> Fraction:
+        """What the periods come to, less what their events are charged by themselves.
+
+        What was invoiced for time before `known_from` is not known, and so no commitment whose term began before.
+        """
         spent: dict[int, Fraction] = {}
         total = Fraction(0)
         for period in periods:
             sums = list(self.uses.get((customer, period), {}).values())
-            terms = self._list_terms(customer, period, scope)
+            terms = self._list_terms(customer, period, known_from)
 
             def count(term: Term) -> Fraction:
                 held = [item for item in periods if item.start_nanos in spent and term.counts(item)]
@@ -193,17 +198,15 @@ class _Side:
             total += sum((entry.amount for entry in entries), Fraction(0)) - sum(item.charge_attos for item in sums)
         return total
 
-    def _list_terms(self, customer: str, period: Period, scope: Scope) -> list[Term]:
-        closed = self.closed.get((customer, period.start_nanos))
-        terms = (
-            resolve_terms(self.rules.card, self.rules.find_names(customer), period) if closed is None else list(closed)
-        )
-        return [term for term in terms if term.section != COMMITMENT or _covers(scope, term)]
+    def _list_terms(self, customer: str, period: Period, known_from: int | None) -> list[Term]:
+        terms = self.closed.get((customer, period.start_nanos))
+        if terms is None:
+            terms = resolve_terms(self.rules.card, self.rules.find_names(customer), period)
+        return [term for term in terms if term.section != COMMITMENT or _is_known(term, known_from)]
 
 
-def _covers(scope: Scope, term: Term) -> bool:
-    """Whether a commitment's term begins in the scope, so that what it came to is known."""
-    return scope.from_nanos is None or (term.from_nanos is not None and scope.from_nanos <= term.from_nanos)
+def _is_known(term: Term, known_from: int | None) -> bool:
+    return known_from is None or (term.from_nanos is not None and known_from <= term.from_nanos)
 
 
 def identify_prices(rater: Rater) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from otelbill_collector.domain.money import EXACT
 from otelbill_collector.domain.periods import BillingCalendar, Period
-from otelbill_collector.domain.prices import list_covering
+from otelbill_collector.domain.prices import list_counted, list_covering
 from otelbill_collector.domain.rating import Rater
 from otelbill_collector.domain.statements import UsageSum
 from otelbill_collector.domain.usage import STANDARD_UNITS, Quantity, RatingState
@@ -102,12 +102,15 @@ Uses = dict[tuple[str, Period], dict[tuple[Any, ...], UsageSum]]
 
 @dataclass(slots=True)
 class Repricing:
-    """What was found: sums by customer, and by period on both sides. `bodies` are the other prices' versions."""
+    """What was found: sums by customer, and by period on both sides. `bodies` are the other prices' versions, `instants`
+    some of the event times: one at least of each customer's period.
+    """
 
     sums: dict[str | None, Repriced] = field(default_factory=dict)
     booked: Uses = field(default_factory=dict)
     then: Uses = field(default_factory=dict)
     bodies: dict[str, str] = field(default_factory=dict)
+    instants: dict[tuple[str | None, Period | None], int] = field(default_factory=dict)
 
 
 def sum_repriced(
@@ -135,7 +138,7 @@ def match_scope(table: pa.Table, scope: Scope) -> pa.ChunkedArray:
 
 
 def match_booked(connection: sqlite3.Connection, table: pa.Table, rated: RatedRows, currency: str) -> Flags:
-    """Rows that are booked as they would be now: equal in state and money, counted by the same period charges."""
+    """Rows that are booked as they would be now: equal in state and money, counted alike."""
     same = rated.cost.match(read_amounts(table["cost"])) & rated.charge.match(read_amounts(table["charge"]))
     key = encode_key(table["rating"])
     places = {value: place for place, value in enumerate(key.values)}
@@ -145,8 +148,8 @@ def match_booked(connection: sqlite3.Connection, table: pa.Table, rated: RatedRo
     same &= np.array([value == currency for value in key.values], dtype=np.bool_)[key.codes]
     key = encode_key(table["price_version"])
     numbers: dict[tuple[tuple[str, str], ...], int] = {}
-    booked = [list_covering(find_price_version(connection, value) if value else None) for value in key.values]
-    then = [list_covering(form.version.body if form.version else None) for form in rated.forms]
+    booked = [list_counted(find_price_version(connection, value) if value else None) for value in key.values]
+    then = [list_counted(form.version.body if form.version else None) for form in rated.forms]
     before = np.array([numbers.setdefault(item, len(numbers)) for item in booked], dtype=np.int64)
     after = np.array([numbers.setdefault(item, len(numbers)) for item in then], dtype=np.int64)
     waiting = np.array([form.state is not RatingState.RATED for form in rated.forms], dtype=np.bool_)
@@ -213,9 +216,11 @@ class _Batch:
         if self._split is not None and self._split.by_names:
             keys += [encode_key(self._table[name]) for name in _NAMES]
         groups = group_rows(keys)
-        sums = zip(list_values(keys, groups.firsts), self._sum_groups(groups), strict=True)
-        for (customer, period, *names), item in sums:
+        ended = read_integers(self._table["ended_nanos"])[groups.firsts].tolist()
+        sums = zip(list_values(keys, groups.firsts), self._sum_groups(groups), ended, strict=True)
+        for (customer, period, *names), item, instant in sums:
             found.sums.setdefault(customer, Repriced()).add(item)
+            found.instants[customer, period] = instant
             if period is not None:
                 _add_charges(found.booked, (customer, period), tuple(names), item.booked_charge_attos)
                 _add_charges(found.then, (customer, period), tuple(names), item.charge_attos)
