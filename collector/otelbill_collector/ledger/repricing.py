@@ -102,8 +102,8 @@ Uses = dict[tuple[str, Period], dict[tuple[Any, ...], UsageSum]]
 
 @dataclass(slots=True)
 class Repricing:
-    """What was found: sums by customer, and by period on both sides. `bodies` are the other prices' versions, `instants`
-    some of the event times: one at least of each customer's period.
+    """What was found: sums by customer, and by period on both sides. `bodies` are the other prices' versions,
+    `instants` some of the event times: one at least of each customer's period.
     """
 
     sums: dict[str | None, Repriced] = field(default_factory=dict)
