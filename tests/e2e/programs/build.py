@@ -6,8 +6,9 @@ pinned beside this file: go.sum for the Collector and for Jaeger (whose own go.s
 Phoenix and litellm.
 
 New versions: write them into otelcol/manifest.yaml and BUILDER, let the builder write go.mod and go.sum
-(`--skip-compilation`) and copy them here; jaeger/go.mod with `go get`; phoenix.txt and litellm.txt from their .in with `uv pip compile --universal
---python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras`. A changed pin builds anew by itself.
+(`--skip-compilation`) and copy them here; jaeger/go.mod with `go get`; phoenix.txt and litellm.txt from their .in with
+`uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras`. A
+changed pin builds anew by itself.
 """
 
 from __future__ import annotations
