@@ -35,6 +35,8 @@ Bytes = NDArray[np.uint8]
 COUNTED_UNITS = (INPUT_TOKENS, CACHE_READ_TOKENS, CACHE_WRITE_TOKENS, OUTPUT_TOKENS, REASONING_TOKENS)
 """Rows of `SpanColumns.counts`. Input and output are there though they be zero, the others only above zero."""
 _ALWAYS = (True, False, False, True, False)
+RATINGS = tuple(RatingState)
+"""What the codes in `RatedColumns.rating` stand for."""
 
 
 @dataclass(frozen=True, slots=True)

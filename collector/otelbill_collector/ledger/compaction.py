@@ -23,7 +23,7 @@ import pyarrow as pa
 from otelbill_collector.domain.instants import DAY_NANOS, HOUR_NANOS, NANOS, format_instant
 from otelbill_collector.ledger.identifiers import make_entries, merge_entries, write_entries
 from otelbill_collector.ledger.journal import find_high_water, list_tables, save_high_water
-from otelbill_collector.ledger.parquet import Cancelled, build_records, merge_records, write_records
+from otelbill_collector.ledger.parquet import SOURCES, Cancelled, build_records, merge_records, write_records
 from otelbill_collector.ledger.sqlite import SqliteStore
 
 NAME = "parquet"  # of the mark, and of the folder
@@ -273,7 +273,7 @@ def _is_urgent(connection: sqlite3.Connection, mark: int, now_nanos: int) -> boo
 
 def _load_tables(connection: sqlite3.Connection, step: Step) -> list[tuple[int, pa.Table]]:
     tables = []
-    for segment_id, table in list_tables(connection, step.mark):
+    for segment_id, table in list_tables(connection, step.mark, columns=SOURCES):
         if segment_id > step.last:
             break
         tables.append((segment_id, table))

@@ -43,7 +43,7 @@ def fold_credit_usage(connection: sqlite3.Connection) -> tuple[int, set[str]]:
     sums: Sums = {}
     prices = PriceReader(connection)
     folded = 0
-    for segment_id, table in list_tables(connection, mark):
+    for segment_id, table in list_tables(connection, mark, columns=_COLUMNS):
         add_table(table, prices, sums)
         mark, folded = segment_id, folded + 1
         if folded >= _SEGMENTS_MAX:
@@ -93,7 +93,7 @@ def _load_tail(connection: sqlite3.Connection, customer_id: str, before: int) ->
     prices = PriceReader(connection)
     mark = find_high_water(connection, NAME)
     whole = floor_slice(before - 1, SLICE_NANOS) + SLICE_NANOS  # a quarter of an hour that has begun counts, as in rows
-    for _, table in list_tables(connection, mark, ended_to=whole):
+    for _, table in list_tables(connection, mark, ended_to=whole, columns=_COLUMNS):
         add_table(table.filter(pc.equal(table["customer_id"], customer_id)), prices, sums)
     return [
         Demand(place, currency, price, micros, charge)

@@ -48,6 +48,10 @@ RECORDS = pa.schema(
         (SEGMENT_ID, _INT),
     ]
 )
+SOURCES = tuple(
+    _TIMES.get(name, name) for name in RECORDS.names if name not in (SEGMENT_ID, "booked_at", "ended_nanos")
+)
+"""Columns of segments that RECORDS is made of."""
 _SORTED = (("customer_id", "ascending"), ("ended_nanos", "ascending"))
 _WITH_STATISTICS = ["customer_id", "ended_at", "ended_nanos", "sign", "rating", "booked_at", SEGMENT_ID]
 _ROW_GROUP = 65_536

@@ -30,7 +30,7 @@ from otelbill_collector.domain.usage import (
     Quantity,
 )
 from otelbill_collector.ledger.journal import list_tables
-from otelbill_collector.ledger.segments import add_quantities, build_record, read_quantities, to_attos
+from otelbill_collector.ledger.segments import RECORD_COLUMNS, add_quantities, build_record, read_quantities, to_attos
 
 Ints = NDArray[np.int64]
 Progress = Callable[[int, int], None]  # segments done, segments in all
@@ -107,7 +107,8 @@ def list_outdated(
     """
     tables: list[pa.Table] = []
     rows, last = 0, after
-    for segment_id, table in list_tables(connection, after, ended_from=scope.from_nanos, ended_to=scope.to_nanos):
+    start, end = scope.from_nanos, scope.to_nanos
+    for segment_id, table in list_tables(connection, after, ended_from=start, ended_to=end, columns=RECORD_COLUMNS):
         last = segment_id
         found = _filter_table(table, scope)
         tables.append(found.filter(pc.greater(found["sign"], 0)))
@@ -131,9 +132,10 @@ def _list_batches(connection: sqlite3.Connection, scope: Scope, progress: Progre
     (total,) = connection.execute("SELECT count(*) FROM segment").fetchone()
     waiting: list[pa.Table] = []
     rows = 0
-    tables = list_tables(connection, 0, ended_from=scope.from_nanos, ended_to=scope.to_nanos)
+    bounds = (scope.from_nanos, scope.to_nanos)
+    tables = list_tables(connection, 0, ended_from=bounds[0], ended_to=bounds[1], columns=_COLUMNS)
     for done, (_, table) in enumerate(tables, start=1):
-        waiting.append(_filter_table(table.select(_COLUMNS), scope))
+        waiting.append(_filter_table(table, scope))
         rows += waiting[-1].num_rows
         if rows >= _BATCH_ROWS:
             yield pa.concat_tables(waiting).combine_chunks()
