@@ -12,9 +12,10 @@ from fractions import Fraction
 from math import floor
 
 from otelbill_collector.domain.credits import Demand, Place
-from otelbill_collector.domain.grants import Grant, Measure, format_micros
+from otelbill_collector.domain.grants import Grant, Measure
 from otelbill_collector.domain.invoices import Entry, LineKind, format_exact
 from otelbill_collector.domain.periods import Period
+from otelbill_collector.domain.quantities import format_micros
 from otelbill_collector.ledger.credits import find_charge_time, list_credit_lines, list_grants, save_period_charges
 from otelbill_collector.ledger.periods import Invoice
 

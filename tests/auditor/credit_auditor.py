@@ -43,6 +43,7 @@ class Demand:
     model: str
     unit: str
     price: Fraction
+    credits: Fraction  # how many of them one unit costs
     quantity: Fraction
     charge: Fraction
 
@@ -58,14 +59,14 @@ def list_demands(
         if item.customer == customer:
             quarter, names = item.at // QUARTER * QUARTER, (item.project or "", item.step or "", item.model or "")
             for priced in rate(account, item) or ():
-                sums[quarter, *names, priced.unit, priced.price] += priced.quantity
-    demands = [Demand(*place, quantity, quantity * place[-1]) for place, quantity in sorted(sums.items())]
+                sums[quarter, *names, priced.unit, priced.price, priced.credits] += priced.quantity
+    demands = [Demand(*place, quantity, quantity * place[-2]) for place, quantity in sorted(sums.items())]
     for end, amount in sorted(charges.items()):
         quarter = (end - 1) // QUARTER * QUARTER
         if amount < 0:
             demands = take_back(demands, quarter, -amount)
         else:
-            demands.append(Demand(quarter, "", "", "", "", Fraction(0), Fraction(0), amount))
+            demands.append(Demand(quarter, "", "", "", "", Fraction(0), Fraction(0), Fraction(0), amount))
     return sorted(demands, key=lambda demand: (demand.quarter, *list_names(demand)))
 
 
@@ -81,7 +82,7 @@ def take_back(demands: Sequence[Demand], quarter: int, amount: Fraction) -> list
 
 def list_names(demand: Demand) -> tuple[Any, ...]:
     """What demands of one quarter of an hour are ordered by."""
-    return demand.project, demand.step, demand.model, demand.unit, demand.price
+    return demand.project, demand.step, demand.model, demand.unit, demand.price, demand.credits
 
 
 def covers(grant: Grant, demand: Demand) -> bool:
@@ -89,33 +90,47 @@ def covers(grant: Grant, demand: Demand) -> bool:
     ends = [end for end in (grant.expires, grant.voided) if end is not None]
     if not grant.start <= demand.quarter < min(ends, default=demand.quarter + 1):
         return False
-    if grant.is_units and grant.asset != demand.unit:
+    units = {demand.unit, "credits"} if demand.credits else {demand.unit}
+    if grant.is_units and grant.asset not in units:
         return False
     scope = grant.scope
     return (
         scope.get("project") in (None, demand.project)
         and scope.get("step") in (None, demand.step)
-        and scope.get("unit") in (None, demand.unit)
+        and scope.get("unit") in (None, *units)
         and ("model" not in scope or fits_model(scope["model"], demand.model))
     )
+
+
+def name_kind(grant: Grant) -> str:
+    """Grants of units pay before those of credits, and those before money."""
+    return "money" if not grant.is_units else "credits" if grant.asset == "credits" else "units"
 
 
 def order(grant: Grant) -> tuple[Any, ...]:
     """The order in which grants pay."""
     never = grant.expires is None
-    return (not grant.is_units, grant.priority, never, grant.expires or 0, grant.paid, grant.start, grant.grant_id)
+    kind = ("units", "credits", "money").index(name_kind(grant))
+    return (kind, grant.priority, never, grant.expires or 0, grant.paid, grant.start, grant.grant_id)
 
 
 def pay(demand: Demand, grants: Iterable[Grant], left: dict[str, Fraction]) -> Iterator[tuple[str, Fraction]]:
     """Take a demand from the grants that cover it, each down to zero; yields what each pays of the charge."""
-    quantity, charge = demand.quantity, demand.charge
+    quantity, charge, credits = demand.quantity, demand.charge, Fraction(0)
     for grant in sorted(grants, key=order):
         if not covers(grant, demand):
             continue
-        taken = min(left[grant.grant_id], quantity if grant.is_units else charge)
+        kind = name_kind(grant)
+        wanted = quantity * demand.credits - credits if kind == "credits" else quantity if kind == "units" else charge
+        taken = min(left[grant.grant_id], wanted)
         left[grant.grant_id] -= taken
-        value = min(charge, taken * demand.price) if grant.is_units else taken
-        quantity -= taken if grant.is_units else 0
+        value = taken
+        if kind == "credits":
+            credits += taken
+            value = min(charge, taken * demand.price / demand.credits)
+        elif kind == "units":
+            quantity -= taken
+            value = min(charge, taken * demand.price)
         charge -= value
         yield grant.grant_id, value
 

@@ -11,11 +11,13 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Context, Decimal
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 from otelbill_collector.domain.ids import digest_parts
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.money import ATTOS_DIGITS, EXACT, format_attos
+from otelbill_collector.domain.quantities import QUANTITY_DECIMALS_MAX
 
 T = TypeVar("T")
 
@@ -23,6 +25,7 @@ PRICE_DECIMALS_MAX = 12  # per unit; x 6 decimals of a quantity or of a markup i
 PER_MAX = 10**12
 _PRICE_MAX = 10**9
 _STEP: int = 10 ** (ATTOS_DIGITS - PRICE_DECIMALS_MAX)
+_CREDIT_STEP: int = 10 ** (ATTOS_DIGITS - QUANTITY_DECIMALS_MAX)
 _DIVISION = Context(prec=60)  # far past the 12th decimal, where the quotient is rounded
 
 Json = None | bool | int | str | list["Json"] | dict[str, "Json"]
@@ -54,6 +57,19 @@ def parse_unit_price(price: str | int, per: int = 1) -> int:
             "use a price with fewer decimals, or a `per` that is a power of ten",
         )
     return int(attos)
+
+
+def parse_unit_credits(credits: str | int, per: int = 1) -> int:
+    """Millionths of credits for one unit, of credits written for `per` units. Raises InvalidPrice past 6 decimals.
+
+    `parse_unit_credits("3", 1_000)` is 3,000: a unit costs 0.003 credits.
+    """
+    attos = parse_unit_price(credits, per)
+    micros, rest = divmod(attos, _CREDIT_STEP)
+    if rest:
+        message = f"{credits} credits per {per} have more than {QUANTITY_DECIMALS_MAX} decimals for one unit"
+        raise InvalidPrice(message, "use credits that are worth less, so that a unit costs more of them")
+    return micros
 
 
 def parse_percent(percent: str | int) -> int:
@@ -162,6 +178,17 @@ class Timeline(Generic[T]):
         if len(day) == 1:
             return day[0]
         return day[bisect_right(self.day_starts, at_nanos % DAY_NANOS) - 1]
+
+
+@lru_cache(maxsize=65_536)
+def list_covering(body: str | None) -> tuple[tuple[str, str], ...]:
+    """Which units of a price version, given as its text, a period charge covers, with the version of each charge."""
+    prices = json.loads(body).get("prices", {}) if body else {}
+    return tuple(
+        (unit, price["entry"]["period_charge"]["version"])
+        for unit, price in sorted(prices.items())
+        if price["charge"] == "period"
+    )
 
 
 def multiply_markup(cost_attos: int, percent_scaled: int) -> int:

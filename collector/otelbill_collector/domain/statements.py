@@ -13,7 +13,7 @@ from typing import Any
 
 from otelbill_collector.domain.charges import TIERED, ChargeLine, Part, PeriodCharge, Pricing, Tier, price_parts
 from otelbill_collector.domain.instants import parse_instant
-from otelbill_collector.domain.invoices import Entry, LineKind, format_exact, spell_product
+from otelbill_collector.domain.invoices import Entry, LineKind, format_exact, spell_credits, spell_product
 from otelbill_collector.domain.money import EXACT, format_attos, parse_attos
 from otelbill_collector.domain.prices import render_percent
 from otelbill_collector.domain.selectors import EventNames, Selector
@@ -90,7 +90,7 @@ def price_events(sums: Sequence[UsageSum], versions: Versions) -> Iterator[Entry
     """One entry for each unit and price of each group of records: quantity x price."""
     for item in sorted(sums, key=_order):
         entries = [
-            _price_unit(item, unit, quantity, price["charge"])
+            _price_unit(item, unit, quantity, price)
             for unit, quantity, price in _list_priced(item, versions)
             if price["charge"] not in (None, "period")
         ]
@@ -105,8 +105,9 @@ def _order(item: UsageSum) -> tuple[str, ...]:
     return tuple(name or "" for name in names)
 
 
-def _price_unit(item: UsageSum, unit: str, quantity: Quantity, charge: str) -> Entry:
-    attos = parse_attos(charge)
+def _price_unit(item: UsageSum, unit: str, quantity: Quantity, price: Mapping[str, Any]) -> Entry:
+    attos = parse_attos(price["charge"])
+    credits = price.get("credits")
     return Entry(
         LineKind.USAGE,
         Fraction(quantity) * attos,
@@ -118,7 +119,9 @@ def _price_unit(item: UsageSum, unit: str, quantity: Quantity, charge: str) -> E
         quantity=quantity,
         unit_attos=attos,
         version=item.version,
-        arithmetic=spell_product(quantity, attos),
+        arithmetic=spell_product(quantity, attos)
+        if credits is None
+        else spell_credits(quantity, credits["each"], credits["worth"]["price"]),
         events=item.events,
     )
 

@@ -37,7 +37,7 @@ class Member:
     booked: UsageRecord | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Singles:
     """The first bookings of spans that stand alone. The n-th item of every list belongs to the n-th span."""
 

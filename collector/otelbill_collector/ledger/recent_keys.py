@@ -60,6 +60,10 @@ class RecentKeys:
                 return list(_list_rows(batches[batch], place))
         return []
 
+    def list_batches(self) -> list[ColumnSingles]:
+        """The batches of which any key may be held."""
+        return [singles for batches in self._batches for singles, _ in batches.values()]
+
     def settle(self) -> None:
         """Keep to the bound."""
         younger, older = map(self._weigh, (0, 1))

@@ -60,6 +60,25 @@ def encode_segment(records: Sequence[UsageRecord], before: pa.RecordBatch | None
     return write_packed(batches)
 
 
+def encode_batch(batch: pa.RecordBatch) -> bytes:
+    """The same of a batch that has the columns of SCHEMA."""
+    return write_packed([pack_batch(batch)])
+
+
+def fit_columns(table: pa.Table) -> pa.Table:
+    """The table with the columns of SCHEMA, in that order; older segments lack some, which then say nothing."""
+    held = set(table.column_names)
+    columns = [
+        _fit_column(table[item.name], item.type) if item.name in held else pa.nulls(table.num_rows, item.type)
+        for item in SCHEMA
+    ]
+    return pa.table(columns, schema=SCHEMA)
+
+
+def _fit_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    return column if column.type == kind else column.cast(kind)
+
+
 def encode_records(records: Sequence[UsageRecord]) -> pa.RecordBatch:
     """A row of the columns of SCHEMA for each record."""
     candidates = [record.candidate for record in records]

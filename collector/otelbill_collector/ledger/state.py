@@ -28,6 +28,7 @@ SEALS_SINCE = 5  # the schema version that has row_seal
 FILES_SINCE = 9  # and derived_file
 OPENINGS_SINCE = 10  # and open_event
 DAYS_SINCE = 11  # and rollup_day
+CREDIT_RATES_SINCE = 12  # and credits for one unit in credit_usage
 WHOLE_BYTES_MAX = 2 * 1024**3  # larger files are not checked page by page in one long snapshot
 _HEADER_BYTES = 100
 _DERIVED_MARKS = (("high_water", "rollup"), ("high_water", "parquet"), ("high_water", "open"), ("high_water", "credit"))

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from otelbill_collector.domain.bulk_ids import derive_first_records
 from otelbill_collector.domain.ids import derive_record_id
 from otelbill_collector.domain.usage import STANDARD_UNITS
+from otelbill_collector.ledger.column_ids import derive_records
 from otelbill_collector.ledger.packed import (
     ATTOS,
     BYTES,
@@ -30,8 +31,11 @@ from otelbill_collector.ledger.packed import (
 )
 from otelbill_collector.ledger.segment_schema import NAMES, SCHEMA
 
+Bytes = NDArray[np.uint8]
+
 _IDENTITY = ("event_id", "revision", "sign")
 _USAGE = "usage"
+_ID_BYTES = 16
 
 
 def unpack_table(
@@ -143,27 +147,34 @@ class _Segment:
 
     def _derive_ids(self, name: str) -> pa.Array:
         """`record_id` or `corrects`, by the formulas of `UsageRecord`."""
-        constants, rows = self._form.constants, self._form.rows
-        events = self._stored.get("event_id")
-        first = constants.get("revision") == 0 and constants.get("sign") == 1
-        if first and name == "corrects":
-            return pa.nulls(rows, pa.string())
-        if first and events is not None and pa.types.is_fixed_size_binary(events.type):
-            found = np.frombuffer(b"".join(derive_first_records(events.to_pylist())), dtype=np.uint8)
-            return render_hex(make_array(pa.binary(16), found.reshape(-1, 16)))
-        identities = zip(*(self.restore(part).to_pylist() for part in _IDENTITY), strict=True)
-        derive = _derive_record if name == "record_id" else _derive_corrected
-        return pa.array([derive(*identity) for identity in identities], type=pa.string())
+        events = self._stored.get("event_id", self.restore("event_id"))
+        revisions = self.restore("revision").to_numpy(zero_copy_only=False)
+        reversals = self.restore("sign").to_numpy(zero_copy_only=False) < 0
+        found = np.zeros((self._form.rows, _ID_BYTES), dtype=np.uint8)
+        known = np.ones(self._form.rows, dtype=bool)
+        if name == "record_id":
+            _put_ids(found, events, revisions, reversals, "reversal")
+            _put_ids(found, events, revisions, ~reversals, _USAGE)
+        else:  # a reversal names the booking, and a revision the one before it
+            known = reversals | (revisions > 0)
+            _put_ids(found, events, np.where(reversals, revisions, revisions - 1), known, _USAGE)
+        texts = render_hex(make_array(pa.binary(_ID_BYTES), found))
+        return texts if known.all() else pc.if_else(pa.array(known), texts, pa.scalar(None, pa.string()))
 
 
-def _derive_record(event_id: str, revision: int, sign: int) -> str:
-    return derive_record_id(event_id, revision, _USAGE if sign > 0 else "reversal")
-
-
-def _derive_corrected(event_id: str, revision: int, sign: int) -> str | None:
-    if sign < 0:
-        return derive_record_id(event_id, revision, _USAGE)
-    return derive_record_id(event_id, revision - 1, _USAGE) if revision else None
+def _put_ids(found: Bytes, events: pa.Array, revisions: NDArray[np.int64], rows: NDArray[np.bool_], kind: str) -> None:
+    """Ids of bookings into some rows of `found`."""
+    packed = pa.types.is_fixed_size_binary(events.type)
+    firsts = rows & (revisions == 0) & (packed and kind == _USAGE)
+    if firsts.any():
+        raw = np.frombuffer(events.buffers()[1], dtype=np.uint8)[: len(rows) * _ID_BYTES].reshape(-1, _ID_BYTES)
+        found[firsts] = derive_records(np.ascontiguousarray(raw[firsts]))
+    others = np.flatnonzero(rows & ~firsts)
+    if len(others):
+        names = (render_hex(events) if packed else events).take(pa.array(others)).to_pylist()
+        numbers = revisions[others].tolist()
+        ids = [bytes.fromhex(derive_record_id(*item, kind)) for item in zip(names, numbers, strict=True)]
+        found[others] = np.frombuffer(b"".join(ids), dtype=np.uint8).reshape(-1, _ID_BYTES)
 
 
 def _encode(column: pa.Array) -> pa.Array:

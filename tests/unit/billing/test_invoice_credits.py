@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from otelbill_collector.domain.instants import DAY_NANOS, parse_instant
 from tests.spans import chat
+from tests.unit.billing.test_invoice_archive import check, export, unpack
 from tests.unit.billing.test_invoice_commands import CARD, DECEMBER, NOVEMBER, Desk, desk, searches
 
 __all__ = ["desk"]
@@ -133,3 +135,44 @@ def test_discounts_together_take_off_no_more_than_there_is(tmp_path: Path, monke
         ("Special", "-0.60", "30 % of 3, at most the 0.6 that is left"),
     ]
     assert invoice["total"] == "0.00"
+
+
+IN_CREDITS = """
+billing: {grace: 0s}
+rate_card:
+  prices:
+    - {unit: images, credits: "5"}
+    - {unit: images, credits: "4", customer: acme, from: 2026-11-10T12:00:00Z}
+    - {unit: output_tokens, credits: "3", per: 1000}
+    - {unit: input_tokens, price: "0"}
+    - {unit: credits, price: "0.01"}
+"""
+
+
+def test_units_that_cost_credits_burn_grants_of_credits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """30 images at 5 credits, 10 at 4 and 20,000 tokens at 3 for 1,000 are 150 + 40 + 60 = 250 credits, 2.50.
+
+    A grant of 200 credits pays 2.00 of it; 0.50 is invoiced. Every number is in credits and in money.
+    """
+    desk = Desk(tmp_path, monkeypatch, IN_CREDITS)
+    desk.post(searches("i", 30, unit="images"), searches("j", 10, NOVEMBER + DAY_NANOS, unit="images"))
+    desk.post(chat("c", tokens=(7, 20_000), ended=NOVEMBER + 2 * DAY_NANOS))
+    words = ("--units", "200", "--unit", "credits", "--from", "2026-11-01", "--reason", "plan", "--operator", "ann")
+    grant_id = json.loads(desk.run("credits", "grant", "acme", *words, "--json").stdout)["grant_id"]
+    invoice = desk.close()
+    assert {line["arithmetic"] for line in invoice["lines"]} == {
+        "30 x 5 credits = 150 credits; x 0.01 = 1.5",
+        "10 x 4 credits = 40 credits; x 0.01 = 0.4",
+        "20,000 x 0.003 credits = 60 credits; x 0.01 = 0.6",
+        "7 x 0 = 0",
+        "200 credits of the grant, worth 2",
+    }
+    assert invoice["total"] == "0.50"
+    statement = desk.read("credits", "statement", "acme", "--from", "2026-11-01", "--to", "2026-12-01")
+    consumed = [(item["amount"], item["asset"], item["charge"]) for item in statement["consumption"]]
+    assert consumed == [("200", "credits", "-2")]
+    (state,) = desk.read("credits", "balance", "acme")["grants"]
+    assert (state["left"], state["consumed"], state["grant_id"]) == ("0", "200", grant_id)
+    desk.run("verify")
+    result = check(unpack(export(desk, 0, tmp_path / "0.tar"), tmp_path / "unpacked"))
+    assert result.returncode == 0, result.stdout
