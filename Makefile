@@ -45,7 +45,7 @@ format: setup  ## rewrite files to the house format
 e2e: setup  ## through the real OpenTelemetry Collector, Jaeger, Phoenix and Prometheus (built or installed when missing)
 	@$(BIN)/python -m pytest -q tests/e2e -m e2e
 
-bench: setup  ## print the benchmark figures; never fails on a time
+bench: setup  ## measure everything into benchmarks/results.json and docs/benchmarks.md; never fails on a time
 	@$(BIN)/python -m benchmarks
 
 lock: setup  ## write the pinned requirement files anew from pyproject.toml

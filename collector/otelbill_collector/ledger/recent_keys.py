@@ -80,7 +80,8 @@ class RecentKeys:
         return len(self._tables[generation]) + _BATCH_KEYS * len(self._batches[generation])
 
     def _rotate(self) -> None:
-        self._tables = [KeyTable(self._tables[0].size), self._tables[0]]
+        younger, older = self._tables
+        self._tables = [older.cleared(younger), younger]
         self._batches = [{}, self._batches[0]]
 
 
