@@ -44,6 +44,7 @@ from otelbill_collector.isolation import Isolator
 from otelbill_collector.jobs import Housekeeper, Job
 from otelbill_collector.ledger.booking import Alone
 from otelbill_collector.ledger.books import Books, UnknownEvent
+from otelbill_collector.ledger.claim_runs import merge_waiting
 from otelbill_collector.ledger.compaction import Compactor
 from otelbill_collector.ledger.credits import UnknownGrant
 from otelbill_collector.ledger.deadletters import count_dead_letters, list_dead_letters
@@ -256,6 +257,13 @@ class Sidecar:
             interval_seconds=_JOBS_SECONDS,
             name="otelbill-files",
         )
+        # By itself too: under load a merge is due every second, and looking up a late span takes longer without.
+        self._run_keeper = Housekeeper(
+            [Job("claim runs", lambda _: merge_waiting(self._store))],
+            clock=self._clock,
+            interval_seconds=_JOBS_SECONDS,
+            name="otelbill-runs",
+        )
 
     def _price_waiting(self) -> None:
         if self._prices_are_new:
@@ -279,6 +287,7 @@ class Sidecar:
         self._committer.start()
         self._housekeeper.start()
         self._file_keeper.start()
+        self._run_keeper.start()
         if self._forwarder is not None:
             self._forwarder.start()
         try:
@@ -329,6 +338,7 @@ class Sidecar:
         self._committer.stop()
         self._compactor.stop()
         self._file_keeper.stop()
+        self._run_keeper.stop()
         self._housekeeper.stop()
         self._housekeeper.run_once()
         if self._forwarder is not None:
