@@ -137,7 +137,7 @@ class Scanner:
     def _leave_all(self, bodies: Sequence[bytes]) -> Scanned:
         count = len(bodies)
         none = np.zeros(count, dtype=np.int64)
-        raw = native.Raw(none, none, *native.make_columns(0))
+        raw = native.Raw(none, none, *native.make_columns(0)[0])
         columns, numbers = self._build_columns(raw), raw.rows["number"]
         return Scanned(columns, numbers, none, none, {}, {}, tuple(range(count)), bodies, {})
 
