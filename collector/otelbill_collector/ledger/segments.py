@@ -192,9 +192,13 @@ def _read_table(body: bytes, columns: Sequence[str] | None) -> pa.Table:
     if columns is None:
         return pa.ipc.open_stream(body).read_all()
     schema = pa.ipc.open_stream(body).schema
-    wanted = [schema.get_field_index(name) for name in columns]
+    wanted = [schema.get_field_index(name) for name in columns if name in schema.names]
     options = pa.ipc.IpcReadOptions(included_fields=wanted, use_threads=False)
-    return pa.ipc.open_stream(body, options=options).read_all().select(columns)
+    table = pa.ipc.open_stream(body, options=options).read_all()
+    for name in columns:
+        if name not in schema.names:  # a segment from before the column was kept
+            table = table.append_column(name, pa.nulls(table.num_rows, SCHEMA.field(name).type))
+    return table.select(columns)
 
 
 def decode_records(body: bytes) -> list[UsageRecord]:
