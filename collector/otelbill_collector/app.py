@@ -63,7 +63,8 @@ from otelbill_collector.listeners import (
 from otelbill_collector.operations import NoStripe, Operations, OtherPrices, StripeDesk, render_status
 from otelbill_collector.pipeline import Carried, Limits, Request, Stages, carry_batch
 from otelbill_collector.receive.admission import Admission, ReceiveLimits
-from otelbill_collector.receive.connections import ConnectionBook
+from otelbill_collector.receive.connections import BoundedProtocol, ConnectionBook
+from otelbill_collector.receive.direct import DirectListener
 from otelbill_collector.receive.grpc import OtlpGrpc, build_server
 from otelbill_collector.receive.http import OtlpHttp
 from otelbill_collector.rules import RuleSet, claim_keys
@@ -291,8 +292,10 @@ class Sidecar:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        http = QuietServer(OtlpHttp(self._submit, self._admission, self._metrics.count_request), self._books[0])
-        api = QuietServer(build_api(self._build_handlers(), hosts=list_api_hosts(config)), self._books[1])
+        door = OtlpHttp(self._submit, self._admission, self._metrics.count_request)
+        http = QuietServer(door, DirectListener(self._books[0], door))
+        pages = build_api(self._build_handlers(), hosts=list_api_hosts(config))
+        api = QuietServer(pages, partial(BoundedProtocol, self._books[1]))
         await server.start()
         tasks = [asyncio.create_task(item.serve(sockets=[bound])) for item, bound in zip((http, api), self._sockets,
                                                                                          strict=True)]  # fmt: skip
