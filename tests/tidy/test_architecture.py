@@ -37,7 +37,7 @@ ALLOWED = {
         *("billing", "crediting", "domain", "ledger", "export", "jobs", "pipeline", "explanation", "isolation"),
         "simulation",
     },
-    "simulation": {"domain", "ledger"},
+    "simulation": {"domain", "invoicing", "ledger"},
     "commands": {"billing", "domain", "ledger", "operations", "web"},
     "crediting": {"domain", "ledger"},
     "invoicing": {"domain", "ledger"},

@@ -30,7 +30,7 @@ from otelbill_collector.ledger.schema import migrate_schema
 from otelbill_collector.ledger.segments import build_record
 
 KEYS, ROLLUPS, WINDOWS, FILES, OPENINGS = "claim keys", "rollups", "stripe windows", "files", "open events"
-_REPLAYED_MARKS = (rollups.NAME, compaction.NAME, openings.NAME, credit_usage.NAME)
+_REPLAYED_MARKS = (rollups.NAME, compaction.NAME, compaction.IDS_NAME, openings.NAME, credit_usage.NAME)
 KeyFunction = Callable[[Candidate], tuple[bytes, ...]]
 _KeyRow = tuple[int, bytes, int, int]
 _BATCH = 20_000
@@ -325,11 +325,13 @@ def compare_files(connection: sqlite3.Connection, path: Path, report: Report, pr
     try:
         rows = compaction.list_files(connection)
         mark = find_high_water(connection, compaction.NAME)
+        ids_mark = compaction.find_mark(connection, compaction.IDS)
         query = "SELECT coalesce(max(segment_id), 0), coalesce(sum(record_count * (segment_id <= ?)), 0) FROM segment"
         last, records = connection.execute(query, (mark,)).fetchone()
     finally:
         connection.execute("ROLLBACK")
-    if not check_mark(compaction.NAME, FILES, mark, last, report):
+    is_sound = check_mark(compaction.IDS_NAME, FILES, ids_mark, last, report)
+    if not check_mark(compaction.NAME, FILES, mark, last, report) or not is_sound:
         return
     for done, row in enumerate(rows):
         progress(FILES, done, len(rows))

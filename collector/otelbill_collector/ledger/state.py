@@ -31,7 +31,7 @@ DAYS_SINCE = 11  # and rollup_day
 CREDIT_RATES_SINCE = 12  # and credits for one unit in credit_usage
 WHOLE_BYTES_MAX = 2 * 1024**3  # larger files are not checked page by page in one long snapshot
 _HEADER_BYTES = 100
-_DERIVED_MARKS = (("high_water", "rollup"), ("high_water", "parquet"), ("high_water", "open"), ("high_water", "credit"))
+_DERIVED_MARKS = tuple(("high_water", name) for name in ("rollup", "parquet", "ids", "open", "credit"))
 
 
 def check_header(path: Path, version: int, report: Report) -> None:
