@@ -38,6 +38,7 @@ ALLOWED = {
         "simulation",
     },
     "simulation": {"domain", "invoicing", "ledger"},
+    "forecast": {"domain", "invoicing", "ledger", "simulation"},
     "commands": {"billing", "domain", "ledger", "operations", "web"},
     "crediting": {"domain", "ledger"},
     "invoicing": {"domain", "ledger"},
