@@ -25,7 +25,7 @@ ALLOWED = {
     "ingest": {"domain", "pipeline", "isolation"},
     "listeners": {"config", "receive"},
     "rules": {"domain", "decode"},
-    "jobs": set(),
+    "jobs": {"domain"},
     "explanation": {"domain", "ledger"},
     "offline": {"domain", "decode", "ledger", "rules", "explanation"},
     "dialect_guide": {"decode"},
