@@ -29,6 +29,7 @@ from otelbill_collector.domain.instants import NANOS
 from otelbill_collector.domain.provider_prices import PriceBook
 from otelbill_collector.domain.rating import Rater
 from otelbill_collector.domain.records import DeadLetter, Receipt
+from otelbill_collector.domain.retention import EvidencePruned
 from otelbill_collector.explanation import NothingFound, explain_identifier, render_letter, render_record
 from otelbill_collector.export.metrics import Levels, SidecarMetrics
 from otelbill_collector.export.otlp import ForwardSettings, OtlpForwarder
@@ -66,6 +67,7 @@ from otelbill_collector.receive.admission import Admission, ReceiveLimits
 from otelbill_collector.receive.connections import ConnectionBook
 from otelbill_collector.receive.grpc import OtlpGrpc, build_server
 from otelbill_collector.receive.http import OtlpHttp
+from otelbill_collector.retention import RETENTION_ERRORS, RetentionDesk, adopt_stripe
 from otelbill_collector.rules import RuleSet, claim_keys
 from otelbill_collector.web.api import ApiHandlers, build_api
 
@@ -145,8 +147,13 @@ def open_operations(config: Config) -> Iterator[Operations]:
     try:
         desk = build_desk(config, store)
         try:
+            problem = adopt_stripe(store, config)
+            if problem is not None:
+                raise LedgerUnavailable(problem)
             billing, terms = Billing(store, config, read_clock), create_terms(config.rate_card)
-            yield Operations(build_stages(config, store), desk, read_clock, build_rater(config), billing, terms)
+            stages = build_stages(config, store)
+            retention = RetentionDesk(stages.books, config, read_clock)
+            yield Operations(stages, desk, read_clock, build_rater(config), billing, terms, retention)
         finally:
             if desk is not None:
                 desk.exporter.close()
@@ -205,7 +212,10 @@ class Sidecar:
             desk = build_desk(config, self._store)
         except StripePackageMissing as error:
             raise CannotStart([str(error)]) from error
+        if (problem := adopt_stripe(self._store, config)) is not None:
+            raise CannotStart([problem])
         self._desk = desk
+        self._retention = RetentionDesk(self._stages.books, config, self._clock)
         self._operations = Operations(
             self._stages,
             desk,
@@ -213,6 +223,7 @@ class Sidecar:
             build_rater(config),
             Billing(self._store, config, self._clock),
             create_terms(config.rate_card),
+            self._retention,
         )
         self._metrics = SidecarMetrics(self._load_levels)
         limits = config.limits
@@ -246,7 +257,7 @@ class Sidecar:
         # By itself: writing files takes seconds, and what is due to Stripe must not wait for it.
         self._compactor = Compactor(self._store)
         self._file_keeper = Housekeeper(
-            [Job("compact", self._compactor.run)],
+            [Job("compact", self._compactor.run), Job("retention", self._retention.run)],
             clock=self._clock,
             interval_seconds=_JOBS_SECONDS,
             name="otelbill-files",
@@ -376,6 +387,7 @@ class Sidecar:
             waiting_calls_max=self._config.limits.waiting_calls,
             dead_letters=count_dead_letters(connection),
             ledger_bytes=self._store.size_bytes(),
+            ledger_free_bytes=self._store.free_bytes(),
             forward_queue_spans=0 if self._forwarder is None else self._forwarder.waiting_spans,
             group_keys=self._stages.books.group_keys,
             known_keys=self._stages.books.known_keys,
@@ -403,7 +415,7 @@ class Sidecar:
             stripe_status=lambda: read(render_status),
             operate=build_operate(operations),
             not_found=(NothingFound, UnknownEvent, UnknownGrant),
-            refused=(NoStripe, OtherPrices, StripeProblem, NotHeld),
+            refused=(NoStripe, OtherPrices, StripeProblem, NotHeld, EvidencePruned, *RETENTION_ERRORS),
         )
 
 

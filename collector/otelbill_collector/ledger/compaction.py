@@ -23,8 +23,10 @@ import pyarrow as pa
 from otelbill_collector.domain.instants import DAY_NANOS, HOUR_NANOS, NANOS, format_instant
 from otelbill_collector.ledger.identifiers import make_entries, merge_entries, write_entries
 from otelbill_collector.ledger.journal import find_high_water, list_tables, save_high_water
-from otelbill_collector.ledger.parquet import Cancelled, build_records, merge_records, write_records
+from otelbill_collector.ledger.parquet import Cancelled, build_records, cut_records, merge_records, write_records
 from otelbill_collector.ledger.sqlite import SqliteStore
+from otelbill_collector.ledger.tombstones import FILES as TRIMMED
+from otelbill_collector.ledger.tombstones import find_pruned
 
 NAME = "parquet"  # of the mark, and of the folder
 FOLDER = "parquet"
@@ -84,6 +86,9 @@ def forget_files(connection: sqlite3.Connection) -> None:
     """Unregister every file, so that all are written again. Call inside a write transaction."""
     connection.execute("DELETE FROM derived_file")
     connection.execute("DELETE FROM high_water WHERE name = ?", (NAME,))
+    if pruned := find_pruned(connection):  # there is nothing to write of what is gone
+        for mark in (NAME, TRIMMED):
+            save_high_water(connection, mark, pruned)
 
 
 def find_folder(ledger: Path) -> Path:
@@ -130,6 +135,7 @@ class Compactor:
             done += len(step.booked)
         with suppress(Cancelled):
             self._merge(now_nanos)
+            self.trim(now_nanos)
         return done
 
     def compact_all(self, advance: Callable[[int], None] = lambda _: None) -> None:
@@ -203,6 +209,37 @@ class Compactor:
         for path in sources:  # a reader may have listed them: they are swept an hour from now
             os.utime(path, ns=(now_nanos or 0, now_nanos or 0))
         return True
+
+    def trim(self, now_nanos: int) -> None:
+        """Let the files hold nothing of segments that retention has emptied. Raises Cancelled.
+
+        Where ids lead to such a segment, nothing is found there; those files go with the last of their segments.
+        """
+        pruned = self._store.read(find_pruned)
+        if self._store.read(partial(find_pruned, mark=TRIMMED)) >= pruned:
+            return
+        old = [row for row in self._store.read(list_files) if row.segment_first <= pruned]
+        crossing = [row for row in old if row.segment_last > pruned]
+        gone = [row for row in old if row not in crossing or row.kind == RECORDS]
+        kept = [self._cut(row, pruned) for row in crossing if row.kind == RECORDS]
+
+        def register(connection: sqlite3.Connection) -> None:
+            connection.executemany("DELETE FROM derived_file WHERE name = ?", [(row.name,) for row in gone])
+            _insert_rows(connection, [row for row in kept if row.entries])
+            save_high_water(connection, TRIMMED, pruned)
+
+        self._store.transact(register)
+        for row in gone:  # a reader may have listed them: they are swept an hour from now
+            os.utime(self._folder.joinpath(row.name), ns=(now_nanos, now_nanos))
+
+    def _cut(self, row: FileRow, pruned: int) -> FileRow:
+        """The file without what came from segments up to `pruned`, which may leave nothing."""
+        source, span = self._folder.joinpath(row.name), (pruned + 1, row.segment_last)
+
+        def write(path: Path) -> int:
+            return cut_records(path, source, pruned, self._stopped.is_set)
+
+        return self._write(RECORDS, row.day, row.level, span, write)
 
     def _write(self, kind: str, day: int, level: int, span: tuple[int, int], write: Callable[[Path], int]) -> FileRow:
         place = "mixed" if day == MIXED_DAY else format_instant(day * DAY_NANOS)[:10]

@@ -126,6 +126,21 @@ def merge_records(path: Path, sources: Sequence[Path], is_cancelled: Callable[[]
     return count
 
 
+def cut_records(path: Path, source: Path, after: int, is_cancelled: Callable[[], bool]) -> int:
+    """Write those records of a file that come from segments past `after`; returns how many. Raises Cancelled."""
+    count = 0
+    with pq.ParquetFile(source) as file, _open_writer(path) as writer:
+        for number in range(file.num_row_groups):
+            if is_cancelled():
+                raise Cancelled
+            part = file.read_row_group(number)
+            part = part.filter(pc.greater(part[SEGMENT_ID], after))
+            if part.num_rows:
+                writer.write_table(part, row_group_size=part.num_rows)
+            count += part.num_rows
+    return count
+
+
 def _open_writer(path: Path) -> pq.ParquetWriter:
     return pq.ParquetWriter(
         path,

@@ -28,9 +28,10 @@ SEALS_SINCE = 5  # the schema version that has row_seal
 FILES_SINCE = 9  # and derived_file
 OPENINGS_SINCE = 10  # and open_event
 DAYS_SINCE = 11  # and rollup_day
+PRUNINGS_SINCE = 12  # and pruning
 WHOLE_BYTES_MAX = 2 * 1024**3  # larger files are not checked page by page in one long snapshot
 _HEADER_BYTES = 100
-_DERIVED_MARKS = (("high_water", "rollup"), ("high_water", "parquet"), ("high_water", "open"), ("high_water", "credit"))
+_DERIVED_MARKS = tuple(("high_water", name) for name in ("rollup", "parquet", "parquet_from", "open", "credit"))
 
 
 def check_header(path: Path, version: int, report: Report) -> None:
