@@ -12,9 +12,10 @@ STAMP := $(VENV)/.installed
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP)  ## fill .venv with the pinned dependencies and this project
+setup: $(STAMP)  ## fill .venv with the pinned dependencies and this project, and build the native library
 
-$(STAMP): requirements/dev.txt pyproject.toml
+NATIVE := collector/otelbill_collector/native
+$(STAMP): requirements/dev.txt pyproject.toml hatch_build.py $(wildcard $(NATIVE)/*.c $(NATIVE)/*.h)
 	@test -n "$(PYTHON)" || { echo "otelbill needs Python 3.11 or newer with venv; install it or set PYTHON=..." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "setting up $(VENV) with $$($(BIN)/python --version); the first time takes a minute"

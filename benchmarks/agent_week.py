@@ -13,17 +13,21 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from benchmarks.senders import Traffic, connect
+from benchmarks.senders import Traffic, send_load
 from benchmarks.sidecars import Sidecar, run_sidecar
 from benchmarks.week_requests import CATALOGUE, WeekRequests
 from benchmarks.week_shape import CUSTOMERS, HOUR_NANOS, MODELS, Chunk, Ints, Totals, Week
 from otelbill_collector.testing.stripe_server import StripeServer
 
 _TURNS = 30  # about 480 spans a request
+_CHUNK_TURNS = 16 * _TURNS  # generated at once, for what a call costs
+_CONNECTIONS = 16
+_FOREVER = 86_400.0
 _KINDS = ("calls", "prompt", "cached", "completion")
 
 
@@ -34,13 +38,17 @@ def measure_week(share: int) -> dict[str, object]:
         with run_sidecar(settings=_build_settings(stripe)) as sidecar:
             sidecar.operate("stripe-apply")
             before, started = sidecar.read_cpu_seconds(), time.monotonic()
-            sums, memory = _send_week(sidecar, totals)
+            sums, memory, load_cpu = _send_week(sidecar, totals)
             sent_seconds = time.monotonic() - started
             sidecar.await_idle()
-            cpu, found = sidecar.read_cpu_seconds() - before, _read_ledger(sidecar)
+            cpu, idle_seconds = sidecar.read_cpu_seconds() - before, time.monotonic() - started
+            found = _read_ledger(sidecar)
+            compared = time.monotonic()
             sidecar.operate("stripe-flush")
+            flushed = time.monotonic()
             reconciled = bool(sidecar.operate("reconcile")["equal"])
             seconds = time.monotonic() - started
+            peak = sidecar.process.read_peak_bytes()
         events = len(stripe.list_events())
     spans = totals.turns + totals.calls + totals.tools
     generated = {kind: int(sums[kind].sum()) for kind in _KINDS}
@@ -48,10 +56,14 @@ def measure_week(share: int) -> dict[str, object]:
         "share": share,
         "spans": spans,
         "seconds_to_acknowledge": round(sent_seconds, 2),
+        "seconds_until_idle": round(idle_seconds, 2),  # rollups and files made; a second of it is waiting to be sure
+        "seconds_of_stripe_flush": round(flushed - compared, 2),
         "seconds_to_stripe": round(seconds, 2),
         "spans_per_second": round(spans / sent_seconds),
         "cpu_us_per_span": round(cpu / spans * 1e6, 1),
-        "memory_mb": [round(memory[at] / 1e6) for at in (0, len(memory) // 2, -1)],
+        "load_cpu_us_per_span": round(load_cpu / spans * 1e6, 2),
+        "memory_mb": [round(memory[len(memory) * part // 5] / 1e6) for part in range(5)] + [round(memory[-1] / 1e6)],
+        "memory_peak_mb": round(peak / 1e6),
         "generator_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
         "totals": generated,
         "totals_as_published": generated == {kind: getattr(totals, kind) for kind in _KINDS},
@@ -70,18 +82,36 @@ def _build_settings(stripe: StripeServer) -> dict[str, Any]:
     return {"stripe": account, "customers": {name: {"stripe": found} for name, found in customers.items()}}
 
 
-def _send_week(sidecar: Sidecar, totals: Totals) -> tuple[dict[str, Ints], list[int]]:
-    """What was sent by model, and the resident bytes of the sidecar after each request."""
-    week = Week(totals, time.time_ns() // HOUR_NANOS * HOUR_NANOS)
-    requests, send = WeekRequests(), connect(sidecar.http_port, Traffic())
-    sums = {kind: np.zeros(MODELS, dtype=np.int64) for kind in _KINDS}
-    memory = []
-    for number, first in enumerate(range(0, totals.turns, _TURNS)):
-        chunk = week.make_chunk(first, min(first + _TURNS, totals.turns))
-        send(memoryview(requests.encode(chunk, number)))
-        _count_chunk(chunk, sums)
-        memory.append(sidecar.read_memory_bytes())
-    return sums, memory
+class _Requests:
+    """The week as requests, and what they sum to by model."""
+
+    def __init__(self, totals: Totals) -> None:
+        self.sums = {kind: np.zeros(MODELS, dtype=np.int64) for kind in _KINDS}
+        self.count = 0
+        self._bodies = self._make(totals)
+
+    def take(self, _: int) -> bytes | None:
+        """The next; None at the end of the week."""
+        return next(self._bodies, None)
+
+    def _make(self, totals: Totals) -> Iterator[bytes]:
+        week, requests = Week(totals, time.time_ns() // HOUR_NANOS * HOUR_NANOS), WeekRequests()
+        for number, first in enumerate(range(0, totals.turns, _CHUNK_TURNS)):
+            chunk = week.make_chunk(first, min(first + _CHUNK_TURNS, totals.turns))
+            _count_chunk(chunk, self.sums)
+            for body in requests.encode(chunk, number, _TURNS):
+                self.count += 1
+                yield body
+
+
+def _send_week(sidecar: Sidecar, totals: Totals) -> tuple[dict[str, Ints], list[int], float]:
+    """What was sent by model, the resident bytes of the sidecar meanwhile, and the generator's CPU."""
+    requests, memory = _Requests(totals), [sidecar.read_memory_bytes()]
+    traffic = Traffic(connections=_CONNECTIONS, seconds=_FOREVER)
+    sent = send_load(sidecar.http_port, requests, traffic, lambda _: memory.append(sidecar.read_memory_bytes()))
+    if sent.failures or sent.requests != requests.count:
+        raise RuntimeError(f"{sent.requests} of {requests.count} requests were acknowledged: {sent.failures}")
+    return requests.sums, memory, sent.cpu_seconds
 
 
 def _count_chunk(chunk: Chunk, sums: dict[str, Ints]) -> None:

@@ -7,7 +7,10 @@ another and no two calls look alike by chance more often than in real traffic.
 from __future__ import annotations
 
 import random
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +18,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
 
-Bytes = NDArray[np.uint8]
+Places = NDArray[np.int64]
+Marks = dict[str, list[tuple[bytes, int]]]  # by column: bytes that stand once in a request, and where in them it begins
 
 MODELS = (
     "gpt-4o gpt-4o-mini gpt-4.1 gpt-4.1-mini gpt-5 gpt-5-mini o3 o4-mini gpt-4-turbo gpt-4.1-nano gpt-5-nano o3-mini"
@@ -24,9 +28,13 @@ CUSTOMERS, STEPS = 5_000, 20
 _ZIPF = 1.05
 _JITTER_NANOS = 5 * 10**9  # spans end up to so long before they are sent
 _CALL_NANOS = 800 * 10**6
-_HEX = np.frombuffer(b"0123456789abcdef", dtype=np.uint8)
-_ID_LENGTH = 24  # hex digits of a response id that change
-_INPUT, _OUTPUT = 20_000, 1_000  # three and two bytes as varints; their low digits are overwritten
+_WORD_MAX = 2**64 - 1
+_RENEWED_TOGETHER = 1_024  # spans, about
+_ID_LENGTH = 24  # letters of a response id that change
+_INPUT, _OUTPUT = 20_000, 1_000  # three and two bytes as varints, overwritten but for the last of three
+_NOT_LAST = np.uint16(0x8080)  # two bytes of a varint after which more come
+_TWO_BYTES, _AT_LEAST = np.uint16(0x0F7F), np.uint16(0x0180)  # a varint of two bytes, 128 to 2,047
+_LOW_FOUR, _LETTER = np.uint64(0x0F0F_0F0F_0F0F_0F0F), np.uint64(0x4141_4141_4141_4141)  # "A" to "P"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,52 +45,108 @@ class Load:
     trace_spans: int = 1
     http_third: bool = False
 
+    @property
+    def billable(self) -> int:
+        """Spans of a request that are calls."""
+        return self.spans - (self.spans // 3 if self.http_third else 0)
+
 
 class Template:
-    """One encoded request whose spans are made new by `renew`."""
+    """Encoded requests whose spans are made new by `renew`: `requests` small ones at once, for what a call costs."""
 
-    def __init__(self, load: Load, seed: int) -> None:
+    def __init__(self, load: Load, seed: int, requests: int = 1) -> None:
         rng = random.Random(seed)
-        self._rng = np.random.default_rng()  # never the same ids again: they would be repeats
-        self._trace_of = np.arange(load.spans) // load.trace_spans
-        message, marks = _build_message(load, rng)
-        body = message.SerializeToString()
-        self._body = np.frombuffer(body, dtype=np.uint8).copy()
-        self._places = {name: _find_places(body, found) for name, found in marks.items()}
+        self._rng = np.random.Generator(np.random.SFC64())  # from the system: the same ids again would be repeats
+        messages = [_build_message(load, rng) for _ in range(requests)]
+        bodies = [message.SerializeToString() for message, _ in messages]
+        self._body = np.frombuffer(b"".join(bodies), dtype=np.uint8).copy()
+        ends = np.cumsum([len(body) for body in bodies]).tolist()
+        self._views = [self._body.data[end - len(body) : end] for body, end in zip(bodies, ends, strict=True)]
+        # Words at any byte, so that a column of the spans is one assignment.
+        self._words = np.ndarray((self._body.size - 7,), "<u8", self._body.data, 0, (1,))
+        self._pairs = np.ndarray((self._body.size - 1,), "<u2", self._body.data, 0, (1,))
+        places = [
+            _find_places(body, marks, end - len(body))
+            for body, (_, marks), end in zip(bodies, messages, ends, strict=True)
+        ]
+        self._places = {name: np.concatenate([found[name] for found in places]) for name in places[0]}
+        self._places["response"] = (self._places["response"][:, None] + np.arange(0, _ID_LENGTH, 8)).ravel()
+        traces = np.arange(load.spans) // load.trace_spans
+        self._traces = requests * (int(traces[-1]) + 1)
+        self._trace_of = (np.arange(requests)[:, None] * (int(traces[-1]) + 1) + traces).ravel()
 
     @property
     def size_bytes(self) -> int:
-        """Length of the request, which never changes."""
+        """Length of the requests together, which never changes."""
         return self._body.size
 
-    def renew(self, now_nanos: int) -> memoryview:
-        """Fresh spans that ended within the last seconds; the view is valid until the next call."""
-        body, rng, places = self._body, self._rng, self._places
-        traces = rng.integers(0, 256, (int(self._trace_of[-1]) + 1, 16), dtype=np.uint8)
-        body[places["trace"]] = traces[self._trace_of]
-        body[places["span"]] = rng.integers(0, 256, places["span"].shape, dtype=np.uint8)
-        body[places["response"]] = _HEX[rng.integers(0, 16, places["response"].shape, dtype=np.uint8)]
-        body[places["input"]] = rng.integers(128, 256, places["input"].shape, dtype=np.uint8)
-        body[places["output"]] = rng.integers(128, 256, places["output"].shape, dtype=np.uint8)
-        body[places["output"] + 1] = rng.integers(1, 16, places["output"].shape, dtype=np.uint8)
-        ended = now_nanos - rng.integers(0, _JITTER_NANOS, len(self._trace_of))
-        body[places["ended"]] = ended.astype("<u8").view(np.uint8).reshape(-1, 8)
-        body[places["started"]] = (ended - _CALL_NANOS).astype("<u8").view(np.uint8).reshape(-1, 8)
-        return body.data
+    def renew(self, now_nanos: int) -> list[memoryview]:
+        """Requests of fresh spans that ended within the last seconds; the views are valid until the next call."""
+        words, pairs, places = self._words, self._pairs, self._places
+        spans, calls = self._trace_of.size, places["input"].size
+        drawn = _Drawn(self._rng, 2 * self._traces + 2 * spans + (_ID_LENGTH // 8 + 1) * calls)
+        for start in (0, 8):
+            words[places["trace"] + start] = drawn.take(self._traces)[self._trace_of]
+        words[places["span"]] = drawn.take(spans)
+        ended = np.uint64(now_nanos) - drawn.take(spans) % np.uint64(_JITTER_NANOS)
+        words[places["ended"]] = ended
+        words[places["started"]] = ended - np.uint64(_CALL_NANOS)
+        words[places["response"]] = (drawn.take(_ID_LENGTH // 8 * calls) & _LOW_FOUR) + _LETTER
+        tokens = drawn.take(calls).view("<u2")
+        pairs[places["input"]] = tokens[:calls] | _NOT_LAST
+        pairs[places["output"]] = tokens[calls : 2 * calls] & _TWO_BYTES | _AT_LEAST
+        return self._views
 
 
-def _find_places(body: bytes, marks: list[tuple[bytes, int, int]]) -> NDArray[np.int64]:
-    """Indexes of the bytes to overwrite, a row per mark; (mark, offset within it, length). A mark stands once."""
-    rows = []
-    position = 0
-    for mark, offset, length in marks:
-        position = body.index(mark, position)
-        rows.append(np.arange(position + offset, position + offset + length))
-        position += len(mark)
-    return np.array(rows, dtype=np.int64).reshape(len(rows), marks[0][2] if marks else 0)
+class _Drawn:
+    """Random words, drawn in one go and dealt out."""
+
+    def __init__(self, rng: np.random.Generator, count: int) -> None:
+        self._words = rng.integers(0, _WORD_MAX, count, dtype=np.uint64, endpoint=True)
+        self._next = 0
+
+    def take(self, count: int) -> NDArray[np.uint64]:
+        """The next ones."""
+        self._next += count
+        return self._words[self._next - count : self._next]
 
 
-Marks = dict[str, list[tuple[bytes, int, int]]]
+def _find_places(body: bytes, marks: Marks, base: int) -> dict[str, Places]:
+    """Where each column's bytes begin, `base` added, a place per mark. A mark is (bytes, offset) and stands once."""
+    found = {}
+    for name, listed in marks.items():
+        rows, position = [], 0
+        for mark, offset in listed:
+            position = body.index(mark, position)
+            rows.append(base + position + offset)
+            position += len(mark)
+        found[name] = np.array(rows, dtype=np.int64)
+    return found
+
+
+class Pool:
+    """Fresh requests without end, for so many connections: each has its own templates and uses them in turn.
+
+    What `take` gives is valid until the connection's next, so nothing is copied while it is sent.
+    """
+
+    def __init__(
+        self, load: Load, connections: int, templates: int = 64, clock: Callable[[], int] = time.time_ns
+    ) -> None:
+        self.load = load
+        self._clock = clock
+        together = max(1, _RENEWED_TOGETHER // load.spans)
+        each = max(1, templates // connections)
+        made = [Template(load, seed, together) for seed in range(each * connections)]
+        self._templates = [cycle(made[first::connections]) for first in range(connections)]
+        self._ready: list[Iterator[memoryview]] = [iter(()) for _ in range(connections)]
+
+    def take(self, connection: int) -> memoryview:
+        """The connection's next request."""
+        for body in self._ready[connection]:
+            return body
+        self._ready[connection] = ready = iter(next(self._templates[connection]).renew(self._clock()))
+        return next(ready)
 
 
 def _build_message(load: Load, rng: random.Random) -> tuple[ExportTraceServiceRequest, Marks]:
@@ -94,8 +158,8 @@ def _build_message(load: Load, rng: random.Random) -> tuple[ExportTraceServiceRe
     plain = resource.scope_spans.add()
     plain.scope.name, plain.scope.version = "opentelemetry.instrumentation.httpx", "0.50b0"
     marks: Marks = {name: [] for name in ("trace", "span", "response", "input", "output", "ended", "started")}
-    http = load.spans // 3 if load.http_third else 0
-    for _ in range(load.spans - http):
+    http = load.spans - load.billable
+    for _ in range(load.billable):
         _add_call(genai, rng, marks)
     for _ in range(http):
         _add_http(plain, rng, marks)
@@ -107,10 +171,10 @@ def _build_message(load: Load, rng: random.Random) -> tuple[ExportTraceServiceRe
 def _add_span(into: ScopeSpans, rng: random.Random, marks: Marks, name: str) -> Span:
     trace, span_id = rng.randbytes(16), rng.randbytes(8)
     started, ended = rng.randbytes(8), rng.randbytes(8)
-    marks["trace"].append((trace, 0, 16))
-    marks["span"].append((span_id, 0, 8))
-    marks["started"].append((started, 0, 8))
-    marks["ended"].append((ended, 0, 8))
+    marks["trace"].append((trace, 0))
+    marks["span"].append((span_id, 0))
+    marks["started"].append((started, 0))
+    marks["ended"].append((ended, 0))
     return into.spans.add(
         trace_id=trace,
         span_id=span_id,
@@ -126,11 +190,11 @@ def _add_call(into: ScopeSpans, rng: random.Random, marks: Marks) -> None:
     model = rng.choice(MODELS)
     response = f"chatcmpl-{rng.randbytes(_ID_LENGTH // 2).hex()}"
     customer = min(int(rng.paretovariate(_ZIPF)), CUSTOMERS)
-    marks["response"].append((response.encode(), len("chatcmpl-"), _ID_LENGTH))
+    marks["response"].append((response.encode(), len("chatcmpl-")))
     spent = [_number("gen_ai.usage.input_tokens", _INPUT), _number("gen_ai.usage.output_tokens", _OUTPUT)]
     for name, pair, digits in (("input", spent[0], 3), ("output", spent[1], 2)):
         encoded = pair.SerializeToString()
-        marks[name].append((encoded, len(encoded) - digits, digits - 1))  # the last digit keeps the varint's length
+        marks[name].append((encoded, len(encoded) - digits))  # of three digits the last is kept, and so the length
     span = _add_span(into, rng, marks, f"chat {model}")
     span.attributes.extend(
         [

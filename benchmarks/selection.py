@@ -140,7 +140,7 @@ def list_plain_requests(spans: int) -> Iterator[bytes]:
     load = Load()
     template = Template(load, seed=1)
     for number in range(1, spans // load.spans + 2):
-        yield bytes(template.renew(T0 + number * _SLOT_NANOS))
+        yield bytes(template.renew(T0 + number * _SLOT_NANOS)[0])
 
 
 def build_http(count: int) -> bytes:

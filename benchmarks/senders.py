@@ -1,31 +1,43 @@
-"""Load for a sidecar: connections that send fresh requests back to back and note when each was acknowledged."""
+"""Load for a receiver: connections in one thread, each with one request under way, and when each was acknowledged."""
 
 from __future__ import annotations
 
-import socket
-import threading
+import select
 import time
-import zlib
-from collections.abc import Callable
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
-import grpc
+from benchmarks.lines import Buffer, GrpcLine, HttpLine, Line, NotAcknowledged
 
-from benchmarks.requests import Load, Template
+_PATIENCE_SECONDS = 120.0  # for the answers to what is under way
+_LOOK_SECONDS = 0.05
 
-_GRPC_METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
-Send = Callable[[memoryview], None]
+
+class Bodies(Protocol):
+    """Where requests come from."""
+
+    def take(self, connection: int) -> Buffer | None:
+        """The next request, valid until that connection's next. None: there are no more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """How a load is sent. `gzip` compresses at level 1; `seconds` is how long new requests are begun."""
+    """How a load is sent.
+
+    `seconds` is how long new requests are begun. `rate` is requests a second, None as many as are acknowledged: then a
+    request is late from the moment it was due, also where no connection was free for it.
+    """
 
     protocol: str = "http"
     gzip: bool = False
-    connections: int = 8
-    seconds: float = 5.0
-    requests_max: int | None = None  # per connection; ends the run early
+    connections: int = 16
+    seconds: float = 10.0
+    requests_max: int | None = None  # ends the run early
+    rate: float | None = None
 
 
 @dataclass(slots=True)
@@ -35,99 +47,99 @@ class Sent:
     requests: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0  # of this process, while sending
-    latencies: list[float] = field(default_factory=list)
+    latencies: array[float] = field(default_factory=lambda: array("d"))
+    begun: int = 0
     failures: list[str] = field(default_factory=list)
 
 
-def send_load(port: int, load: Load, traffic: Traffic) -> Sent:
-    """Send until the time is over; every request waits for its answer before the connection's next."""
-    sent = Sent()
-    lock, ready = threading.Lock(), threading.Barrier(traffic.connections + 1)
+def send_load(port: int, bodies: Bodies, traffic: Traffic, watch: Callable[[int], None] = lambda _: None) -> Sent:
+    """Send until the time is over; every request waits for its answer before the connection's next.
 
-    def run(number: int) -> None:
-        template = Template(load, seed=number)
-        latencies: list[float] = []
+    `watch` is told now and then how many requests are acknowledged. A failure ends the run.
+    """
+    with open_lines(port, traffic) as lines:
+        run = _Run(lines, bodies, traffic, watch)
+        started, cpu = time.monotonic(), time.process_time()
         try:
-            send = connect(port, traffic)
-            ready.wait()
-            deadline = time.monotonic() + traffic.seconds
-            while time.monotonic() < deadline and len(latencies) != traffic.requests_max:
-                body = template.renew(time.time_ns())
-                started = time.monotonic()
-                send(body)
-                latencies.append(time.monotonic() - started)
-        except Exception as error:  # noqa: BLE001 shown with the figures; a failed run is no measurement
-            with lock:
-                sent.failures.append(repr(error))
-            ready.abort()
-        with lock:
-            sent.requests += len(latencies)
-            sent.latencies.extend(latencies)
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(traffic.connections)]
-    for thread in threads:
-        thread.start()
-    ready.wait()
-    started, cpu = time.monotonic(), time.process_time()
-    for thread in threads:
-        thread.join()
-    sent.seconds, sent.cpu_seconds = time.monotonic() - started, time.process_time() - cpu
-    return sent
+            run.send()
+        except (OSError, TimeoutError) as error:  # shown with the figures; a failed run is no measurement
+            run.sent.failures.append(repr(error))
+        run.sent.seconds, run.sent.cpu_seconds = time.monotonic() - started, time.process_time() - cpu
+    return run.sent
 
 
-def connect(port: int, traffic: Traffic) -> Send:
-    """A connection to a sidecar: sends one request and returns when it was acknowledged."""
-    if traffic.protocol == "grpc":
-        return _connect_grpc(port, traffic)
-    connection = socket.create_connection(("127.0.0.1", port))
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    encoding = b"content-encoding: gzip\r\n" if traffic.gzip else b""
-
-    def send(body: memoryview) -> None:
-        content = _compress(body) if traffic.gzip else body
-        head = (
-            b"POST /v1/traces HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-protobuf\r\n"
-            + encoding
-            + b"content-length: %d\r\n\r\n" % len(content)
-        )
-        connection.sendall(head)
-        connection.sendall(content)
-        _read_answer(connection)
-
-    return send
+@contextmanager
+def open_lines(port: int, traffic: Traffic) -> Iterator[list[Line]]:
+    """The connections, closed afterwards."""
+    make = GrpcLine if traffic.protocol == "grpc" else HttpLine
+    lines: list[Line] = []
+    try:
+        lines.extend(make(port, number, gzip=traffic.gzip) for number in range(traffic.connections))
+        yield lines
+    finally:
+        for line in lines:
+            line.close()
 
 
-def _compress(body: memoryview) -> bytes:
-    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
-    return packer.compress(body) + packer.flush()
+class _Run:
+    def __init__(self, lines: list[Line], bodies: Bodies, traffic: Traffic, watch: Callable[[int], None]) -> None:
+        self.sent = Sent()
+        self._bodies, self._traffic, self._watch = bodies, traffic, watch
+        self._free = deque(lines)
+        self._lines = {line.socket.fileno(): line for line in lines}
+        self._poll = select.epoll()
+        for number in self._lines:
+            # Edges: a connection is looked at when something changed, and nothing is registered anew.
+            self._poll.register(number, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
+        self._begun_at = time.monotonic()
+        self._watched_at = 0.0
+
+    def send(self) -> None:
+        """Until all that was begun is acknowledged. Raises NotAcknowledged, TimeoutError."""
+        with self._poll:
+            while (due := self._begin_due()) is not None or len(self._free) < len(self._lines):
+                self._take_answers(due)
+                if (now := time.monotonic()) > self._watched_at + _LOOK_SECONDS:
+                    self._watched_at = now
+                    self._watch(self.sent.requests)
+
+    def _begin_due(self) -> float | None:
+        """Begin what is due; when the next is, or None when no more are begun."""
+        sent, traffic, free = self.sent, self._traffic, self._free
+        end = self._begun_at + traffic.seconds
+        while True:
+            now = time.monotonic()
+            due = now if traffic.rate is None else self._begun_at + sent.begun / traffic.rate
+            if max(due, now) >= end or sent.begun == traffic.requests_max:
+                return None
+            if due > now or not free:
+                return due
+            body = self._bodies.take(free[0].number)
+            if body is None:
+                return None
+            line = free.popleft()
+            line.started = due
+            line.begin(body)
+            sent.begun += 1
+
+    def _take_answers(self, due: float | None) -> None:
+        wait = _PATIENCE_SECONDS
+        if due is not None and self._free:
+            wait = max(0.0, due - time.monotonic())
+            if wait:  # finer than epoll's milliseconds
+                select.select([self._poll], [], [], wait)
+                wait = 0.0
+        events = self._poll.poll(wait)
+        if not events and wait:
+            raise TimeoutError(f"{len(self._lines) - len(self._free)} requests were not answered")
+        for number, event in events:
+            line = self._lines[number]
+            if event & select.EPOLLOUT:
+                line.flush()
+            if event & ~select.EPOLLOUT and line.receive():
+                self.sent.latencies.append(time.monotonic() - line.started)
+                self.sent.requests += 1
+                self._free.append(line)
 
 
-def _read_answer(connection: socket.socket) -> None:
-    answer = b""
-    while b"\r\n\r\n" not in answer:
-        chunk = connection.recv(65_536)
-        if not chunk:
-            raise ConnectionError("the sidecar closed the connection")
-        answer += chunk
-    head, _, rest = answer.partition(b"\r\n\r\n")
-    lines = head.lower().split(b"\r\n")
-    length = next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length:"))
-    while len(rest) < length:
-        rest += connection.recv(65_536)
-    if b" 200 " not in lines[0] + b" " or rest:
-        raise ConnectionError(f"not a full success: {lines[0]!r} {rest[:200]!r}")
-
-
-def _connect_grpc(port: int, traffic: Traffic) -> Send:
-    compression = grpc.Compression.Gzip if traffic.gzip else grpc.Compression.NoCompression
-    # Without the private pool all channels of the process would share one connection.
-    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
-    channel = grpc.insecure_channel(f"127.0.0.1:{port}", compression=compression, options=options)
-    export = channel.unary_unary(_GRPC_METHOD, request_serializer=None, response_deserializer=None)
-
-    def send(body: memoryview) -> None:
-        answer = export(bytes(body), timeout=120)
-        if answer:
-            raise ConnectionError(f"not a full success: {answer[:200]!r}")
-
-    return send
+__all__ = ["Bodies", "NotAcknowledged", "Sent", "Traffic", "open_lines", "send_load"]

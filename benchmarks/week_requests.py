@@ -6,7 +6,9 @@ five bytes, which protobuf allows.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,12 +70,12 @@ class Kind:
     rows: Bytes
     places: dict[str, slice]
 
-    def fill(self, model: Ints, columns: dict[str, Bytes]) -> bytes:
-        """The spans; a column is an array of (spans, bytes)."""
+    def fill(self, model: Ints, columns: dict[str, Bytes]) -> Bytes:
+        """The spans, a row each; a column is an array of (spans, bytes)."""
         body = self.rows[model]
         for name, values in columns.items():
             body[:, self.places[name]] = values
-        return body.tobytes()
+        return body
 
 
 def build_kind(fixed: Span, varying: list[Span], marks: dict[str, bytes]) -> Kind:
@@ -115,10 +117,12 @@ class WeekRequests:
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed
         self._turn, self._call, self._tool = _build_turn(), _build_call(), _build_tool()
+        scope = InstrumentationScope(name="opentelemetry.instrumentation.agents")
+        self._scope = _field(1, scope.SerializeToString())
         self._head = _field(1, Resource(attributes=[_text("service.name", "coding-agent")]).SerializeToString())
 
-    def encode(self, chunk: Chunk, number: int) -> bytes:
-        """One export request of all spans of a chunk; `number` says which chunk, so that ids differ."""
+    def encode(self, chunk: Chunk, number: int, turns_each: int) -> Iterator[bytes]:
+        """Export requests of a chunk's spans, so many turns each; `number` says which chunk, so that ids differ."""
         rng = np.random.default_rng((self._seed, number))
         turns = chunk.session.size
         traces, roots = _random(rng, turns, 16), _random(rng, turns, 8)
@@ -135,11 +139,22 @@ class WeekRequests:
             "output": to_varints(chunk.completion),
         }
         tool = _beneath(rng, tools, traces, roots, started, ended)
-        spans = self._turn.fill(np.zeros(turns, np.int64), root)
-        spans += self._call.fill(chunk.model[calls], call)
-        spans += self._tool.fill(np.zeros(tools.size, np.int64), tool)
-        scope = _field(1, InstrumentationScope(name="opentelemetry.instrumentation.agents").SerializeToString())
-        return _field(1, self._head + _field(2, scope + spans))
+        rows = [
+            self._turn.fill(np.zeros(turns, np.int64), root),
+            self._call.fill(chunk.model[calls], call),
+            self._tool.fill(np.zeros(tools.size, np.int64), tool),
+        ]
+        bounds = np.arange(0, turns + turns_each, turns_each)
+        cuts = np.stack([np.searchsorted(turn, bounds) for turn in (np.arange(turns), calls, tools)], axis=1)
+        for first, last in pairwise(cuts):
+            yield self._join([part[start:end] for part, start, end in zip(rows, first, last, strict=True)])
+
+    def _join(self, rows: list[Bytes]) -> bytes:
+        """One request of these spans, in one copy."""
+        size = len(self._scope) + sum(part.size for part in rows)
+        spans = b"\x12" + encode_varint(size)
+        head = b"\x0a" + encode_varint(len(self._head) + len(spans) + size) + self._head + spans + self._scope
+        return b"".join([head, *(part.data for part in rows)])
 
 
 def _random(rng: np.random.Generator, count: int, size: int) -> Bytes:

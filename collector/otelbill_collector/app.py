@@ -52,7 +52,7 @@ from otelbill_collector.ledger.lineage import list_suspense, list_unsettled
 from otelbill_collector.ledger.outbox_views import count_states, find_oldest_waiting
 from otelbill_collector.ledger.resolutions import NotHeld
 from otelbill_collector.ledger.rollups import count_events, load_usage
-from otelbill_collector.ledger.sqlite import LedgerUnavailable, SqliteStore
+from otelbill_collector.ledger.sqlite import LedgerUnavailable, SqliteStore, count_free_bytes
 from otelbill_collector.listeners import (
     CannotStart,
     QuietServer,
@@ -67,7 +67,7 @@ from otelbill_collector.receive.admission import Admission, ReceiveLimits
 from otelbill_collector.receive.connections import ConnectionBook
 from otelbill_collector.receive.grpc import OtlpGrpc, build_server
 from otelbill_collector.receive.http import OtlpHttp
-from otelbill_collector.retention import RETENTION_ERRORS, RetentionDesk, adopt_stripe
+from otelbill_collector.retention import RETENTION_ERRORS, RetentionDesk, StripeTooEarly, adopt_stripe
 from otelbill_collector.rules import RuleSet, claim_keys
 from otelbill_collector.web.api import ApiHandlers, build_api
 
@@ -112,9 +112,10 @@ def build_stages(config: Config, store: SqliteStore) -> Stages:
 
 
 def build_desk(config: Config, store: SqliteStore) -> StripeDesk | None:
-    """What acts on the configured Stripe account; None where there is none. Raises StripePackageMissing."""
+    """What acts on the configured account; None where there is none. Raises StripePackageMissing, StripeTooEarly."""
     if config.stripe is None:
         return None
+    adopt_stripe(store, config)
     stripe = config.stripe
     settings = StripeSettings(
         api_key=stripe.api_key,
@@ -147,13 +148,10 @@ def open_operations(config: Config) -> Iterator[Operations]:
     try:
         desk = build_desk(config, store)
         try:
-            problem = adopt_stripe(store, config)
-            if problem is not None:
-                raise LedgerUnavailable(problem)
             billing, terms = Billing(store, config, read_clock), create_terms(config.rate_card)
             stages = build_stages(config, store)
-            retention = RetentionDesk(stages.books, config, read_clock)
-            yield Operations(stages, desk, read_clock, build_rater(config), billing, terms, retention)
+            keep = RetentionDesk(stages.books, config, read_clock)
+            yield Operations(stages, desk, read_clock, build_rater(config), billing, terms, keep)
         finally:
             if desk is not None:
                 desk.exporter.close()
@@ -210,20 +208,13 @@ class Sidecar:
         self._stages = build_stages(config, self._store)
         try:
             desk = build_desk(config, self._store)
-        except StripePackageMissing as error:
+        except (StripePackageMissing, StripeTooEarly) as error:
             raise CannotStart([str(error)]) from error
-        if (problem := adopt_stripe(self._store, config)) is not None:
-            raise CannotStart([problem])
         self._desk = desk
         self._retention = RetentionDesk(self._stages.books, config, self._clock)
+        billing, terms = Billing(self._store, config, self._clock), create_terms(config.rate_card)
         self._operations = Operations(
-            self._stages,
-            desk,
-            self._clock,
-            build_rater(config),
-            Billing(self._store, config, self._clock),
-            create_terms(config.rate_card),
-            self._retention,
+            self._stages, desk, self._clock, build_rater(config), billing, terms, self._retention
         )
         self._metrics = SidecarMetrics(self._load_levels)
         limits = config.limits
@@ -387,7 +378,7 @@ class Sidecar:
             waiting_calls_max=self._config.limits.waiting_calls,
             dead_letters=count_dead_letters(connection),
             ledger_bytes=self._store.size_bytes(),
-            ledger_free_bytes=self._store.free_bytes(),
+            ledger_free_bytes=count_free_bytes(connection),
             forward_queue_spans=0 if self._forwarder is None else self._forwarder.waiting_spans,
             group_keys=self._stages.books.group_keys,
             known_keys=self._stages.books.known_keys,

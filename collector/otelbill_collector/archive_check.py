@@ -186,9 +186,12 @@ class Checker:
             add(statement, key_of(term), 0, Fraction(term["amount"]) * Fraction(term["share"]))
         full = dict(statement.items())
         full = {key: list(numbers) for key, numbers in full.items()}
+        left = sum(numbers[1] for numbers in full.values())
         for term in [term for term in terms if term["section"] == "discount"]:
             base = sum(numbers[1] for key, numbers in full.items() if is_discounted(term, key))
-            add(statement, key_of(term), 0, -base * Fraction(term["percent"]) / 100)
+            taken = min(base * Fraction(term["percent"]) / 100, left)
+            left -= taken
+            add(statement, key_of(term), 0, -taken)
         for term in [term for term in terms if term["section"] == "minimum"]:
             missing = Fraction(term["amount"]) - sum(numbers[1] for numbers in statement.values())
             add(statement, key_of(term), 0, max(missing, Fraction(0)))

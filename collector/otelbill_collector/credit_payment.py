@@ -9,11 +9,13 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from math import floor
 
 from otelbill_collector.domain.credits import Demand, Place
-from otelbill_collector.domain.grants import Grant, Measure, format_micros
+from otelbill_collector.domain.grants import Grant, Measure
 from otelbill_collector.domain.invoices import Entry, LineKind, format_exact
 from otelbill_collector.domain.periods import Period
+from otelbill_collector.domain.quantities import format_micros
 from otelbill_collector.ledger.credits import find_charge_time, list_credit_lines, list_grants, save_period_charges
 from otelbill_collector.ledger.periods import Invoice
 
@@ -61,14 +63,14 @@ class CreditPayment:
         )
 
     def _list_charges(self, entries: Iterable[tuple[Period, Entry]]) -> list[Demand]:
-        """One charge for each period; less than a whole atto is not asked for."""
+        """One charge for each period, below zero where discounts are more than the rest; rounded down to an atto."""
         sums: dict[int, Fraction] = {}
         for period, entry in entries:
             if entry.kind not in _CARRIED:
                 end = period.end_nanos
                 sums[end] = sums.get(end, Fraction(0)) + entry.amount
         return [
-            Demand(Place(find_charge_time(end), "", "", "", ""), self._currency, charge_attos=int(amount))
+            Demand(Place(find_charge_time(end), "", "", "", ""), self._currency, charge_attos=floor(amount))
             for end, amount in sorted(sums.items())
         ]
 

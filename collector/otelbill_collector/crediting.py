@@ -24,12 +24,11 @@ from otelbill_collector.domain.grants import (
     Scope,
     Void,
     check_instant,
-    format_micros,
 )
 from otelbill_collector.domain.instants import floor_slice, format_instant, parse_instant
 from otelbill_collector.domain.money import ATTOS_DIGITS, format_attos, parse_attos
 from otelbill_collector.domain.prices import render_percent
-from otelbill_collector.domain.quantities import QUANTITY_DECIMALS_MAX, to_micros
+from otelbill_collector.domain.quantities import QUANTITY_DECIMALS_MAX, format_micros, to_micros
 from otelbill_collector.domain.ratecard import DEFAULT_CURRENCY, RateCard
 from otelbill_collector.domain.transfers import Transfer
 from otelbill_collector.domain.usage import STANDARD_UNITS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _log = logging.getLogger("otelbill.jobs")
@@ -58,12 +58,3 @@ class Housekeeper:
             _log.error("job %s waits: the ledger cannot be written now: %s", job.name, error)
         except Exception:  # noqa: BLE001 logged with its traceback; nothing is marked done, so the next run repeats it
             _log.exception("job %s failed and will run again", job.name)
-
-
-def fold_until_done(folds: Iterable[Callable[[], int]]) -> int:
-    """Call each fold until it has nothing left; returns how many segments were folded."""
-    total = 0
-    for fold in folds:
-        while count := fold():
-            total += count
-    return total

@@ -11,7 +11,6 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from typing import Any
 
 from otelbill_collector.billing import Billing
@@ -27,17 +26,16 @@ from otelbill_collector.export.stripe.ports import StripeBooks
 from otelbill_collector.export.stripe.reconcile import Reconciliation, StripeReconciler
 from otelbill_collector.export.stripe.settings import StripeSettings
 from otelbill_collector.isolation import STORE_FAULTS
-from otelbill_collector.jobs import fold_until_done
 from otelbill_collector.ledger.booking import Outcome
 from otelbill_collector.ledger.books import Books
 from otelbill_collector.ledger.corrections import Correction, Wish, list_corrections
 from otelbill_collector.ledger.deadletters import list_dead_letters, mark_replayed
-from otelbill_collector.ledger.meters import Metering, prepare_meters, save_meters
-from otelbill_collector.ledger.openings import prepare_openings, save_openings
+from otelbill_collector.ledger.folding import Folder
+from otelbill_collector.ledger.meters import Metering
 from otelbill_collector.ledger.outbox_views import status
 from otelbill_collector.ledger.repricing import Scope
 from otelbill_collector.ledger.resolutions import Resolution
-from otelbill_collector.ledger.rollups import count_events, prepare_fold, save_fold
+from otelbill_collector.ledger.rollups import count_events
 from otelbill_collector.pipeline import Request, Stages, carry_batch
 from otelbill_collector.retention import RetentionDesk
 from otelbill_collector.simulation import identify_prices
@@ -91,6 +89,7 @@ class Operations:
         self._retention = retention
         self.credits = CreditDesk(stages.books.store, terms, clock)
         self._desk = desk
+        self._folder = Folder(stages.books.store, None if desk is None else desk.metering)
         self._clock = clock
         self._rater = rater or Rater()
 
@@ -114,27 +113,8 @@ class Operations:
         return self._retention
 
     def fold(self) -> int:
-        """Bring rollups and the Stripe outbox up to date; returns the number of segments folded."""
-        store = self.books.store
-
-        def fold_once() -> int:
-            found = store.read(prepare_fold)  # summed while the writer goes on
-            return store.transact(lambda connection: save_fold(connection, found)) if found.segments else 0
-
-        def open_once() -> int:
-            found = store.read(prepare_openings)
-            return store.transact(lambda connection: save_openings(connection, found)) if found.segments else 0
-
-        folds: list[Callable[[], int]] = [fold_once, open_once]
-        desk = self._desk
-        if desk is not None:
-            folds.append(partial(self._fold_meters, desk.metering))
-        return fold_until_done(folds)
-
-    def _fold_meters(self, metering: Metering) -> int:
-        store = self.books.store
-        found = store.read(lambda connection: prepare_meters(connection, metering))
-        return store.transact(lambda connection: save_meters(connection, metering, found)) if found.segments else 0
+        """Bring rollups, open events and the Stripe outbox up to date; returns the number of segments folded."""
+        return self._folder.fold()
 
     def decide_due(self) -> int:
         """Decide again the claim groups whose time has come; returns the number of records booked."""

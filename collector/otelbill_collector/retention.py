@@ -34,7 +34,7 @@ from otelbill_collector.ledger.pruning import (
     list_rows,
     prove_segments,
 )
-from otelbill_collector.ledger.sqlite import SqliteStore
+from otelbill_collector.ledger.sqlite import LedgerUnavailable, SqliteStore
 from otelbill_collector.ledger.tombstones import (
     Pruning,
     describe_absence,
@@ -63,6 +63,10 @@ class NoPolicy(RuntimeError):
 
 class HeldBack(RuntimeError):
     """The policy asks for more than is settled. The message names what holds it."""
+
+
+class StripeTooEarly(LedgerUnavailable):
+    """Stripe is to be told usage that was pruned before it was configured. The message says from when on it can be."""
 
 
 RETENTION_ERRORS = (NoPolicy, HeldBack, PruningRefused)
@@ -333,17 +337,16 @@ def render_prunings(connection: sqlite3.Connection) -> list[Json]:
     ]
 
 
-def adopt_stripe(store: SqliteStore, config: Config) -> str | None:
-    """Have Stripe's windows begin after what was pruned before there were any; why not, where usage would be missed."""
+def adopt_stripe(store: SqliteStore, config: Config) -> None:
+    """Have Stripe's windows begin after what was pruned before there were any. Raises StripeTooEarly."""
     metering = build_metering(config)
     pruned = store.read(find_pruned)
     if metering is None or store.read(partial(find_high_water, name=meters.NAME)) >= pruned:
-        return None
+        return
     end = store.read(find_pruned_end)
     if metering.since_nanos < end:
-        return (
+        raise StripeTooEarly(
             f"stripe.since must be {format_instant(end)} or later: {store.read(describe_absence)}, so that earlier "
             "usage cannot be sent to Stripe"
         )
     store.transact(partial(save_high_water, name=meters.NAME, segment_id=pruned))
-    return None

@@ -41,12 +41,13 @@ class Usage:
 
 @dataclass(frozen=True)
 class Priced:
-    """One unit of one event: its price for one unit, or the period charge that covers it."""
+    """One unit of one event: its price for one unit, also where that is in credits, or the charge that covers it."""
 
     unit: str
     quantity: int
     price: Fraction
     charge_name: str | None = None
+    credits: Fraction = Fraction(0)  # how many of them one unit costs
 
 
 @dataclass(frozen=True)
@@ -135,17 +136,24 @@ def find_cost_price(account: Account, usage: Usage, unit: str) -> Fraction | Non
     return None if entry is None else price_of(entry)
 
 
-def find_price(account: Account, usage: Usage, unit: str) -> tuple[Fraction, str | None] | None:
-    """What the customer pays for one unit, or (0, name) of the period charge that covers it; None without either."""
+def find_price(account: Account, usage: Usage, unit: str) -> tuple[Fraction, str | None, Fraction] | None:
+    """What the customer pays for one unit, the name of the period charge that covers it, and credits for one unit;
+    None without a price.
+    """
     card = account.card
     entries = [item for section in ("prices", "charges") for item in card.get(section, ()) if item["unit"] == unit]
     entry = choose(entries, account, usage)
+    if entry is not None and "credits" in entry:
+        worth = choose([item for item in card["prices"] if item["unit"] == "credits"], account, usage)
+        each = Fraction(entry["credits"]) / int(entry.get("per", 1))
+        return None if worth is None else (each * price_of(worth), None, each)
     if entry is not None:
-        return (Fraction(0), entry["name"]) if "pricing" in entry else (price_of(entry), None)
+        covered = "pricing" in entry
+        return (Fraction(0), entry["name"], Fraction(0)) if covered else (price_of(entry), None, Fraction(0))
     markup, cost = choose(card.get("markup", ()), account, usage), find_cost_price(account, usage, unit)
     if markup is None or cost is None:
         return None
-    return cost * (1 + Fraction(str(markup["percent"])) / 100), None
+    return cost * (1 + Fraction(str(markup["percent"])) / 100), None, Fraction(0)
 
 
 def split_parts(quantities: Mapping[str, int], has_price: Mapping[str, bool]) -> dict[str, int]:
@@ -356,13 +364,16 @@ def add_up_period(
     for name, quantities in counted.items():
         lines["charge", name] = price_charge(account, name, quantities)
     lines |= add_fees(account, customer, start, end)
-    base = sum(lines.values(), Fraction(0))
+    base = left = sum(lines.values(), Fraction(0))
     discounts = {}
-    for entry in list_first(list_terms(account, "discounts", customer, start, end)):
+    entries = list_first(list_terms(account, "discounts", customer, start, end))
+    for entry in sorted(entries, key=lambda entry: entry["name"]):
         of = base
         if {"step", "model", "provider"} & set(entry):
             of = sum((amount for item, amount in priced_by_event if is_about(entry, item)), Fraction(0))
-        discounts["discount", entry["name"]] = -of * Fraction(str(entry["percent"])) / 100
+        taken = min(of * Fraction(str(entry["percent"])) / 100, left)
+        left -= taken
+        discounts["discount", entry["name"]] = -taken
     lines |= discounts
     for entry in list_first(list_terms(account, "minimums", customer, start, end)):
         missing = Fraction(str(entry["amount"])) - sum(lines.values(), Fraction(0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -35,28 +35,54 @@ class Grant:
 
 @dataclass(frozen=True)
 class Demand:
-    """Usage of one quarter of an hour, project, step, model and unit."""
+    """Usage of one quarter of an hour, project, step, model, unit and price; or what no event carries of a period."""
 
     quarter: int
     project: str
     step: str
     model: str
     unit: str
+    price: Fraction
+    credits: Fraction  # how many of them one unit costs
     quantity: Fraction
     charge: Fraction
 
 
-def list_demands(account: Account, customer: str, usage: Iterable[Usage]) -> list[Demand]:
-    """What a customer's usage asks of its credits, in the order of burning."""
-    sums: dict[tuple[Any, ...], list[Fraction]] = defaultdict(lambda: [Fraction(0), Fraction(0)])
+def list_demands(
+    account: Account, customer: str, usage: Iterable[Usage], charges: Mapping[int, Fraction]
+) -> list[Demand]:
+    """What a customer's usage asks of its credits, in the order of burning. `charges` say what no event carries of the
+    period that ends at an instant: one sum in its last quarter of an hour.
+    """
+    sums: dict[tuple[Any, ...], Fraction] = defaultdict(Fraction)
     for item in usage:
         if item.customer == customer:
+            quarter, names = item.at // QUARTER * QUARTER, (item.project or "", item.step or "", item.model or "")
             for priced in rate(account, item) or ():
-                quarter = item.at // QUARTER * QUARTER
-                found = sums[quarter, item.project or "", item.step or "", item.model or "", priced.unit]
-                found[0] += priced.quantity
-                found[1] += priced.quantity * priced.price
-    return [Demand(*place, *found) for place, found in sorted(sums.items(), key=lambda row: row[0])]
+                sums[quarter, *names, priced.unit, priced.price, priced.credits] += priced.quantity
+    demands = [Demand(*place, quantity, quantity * place[-2]) for place, quantity in sorted(sums.items())]
+    for end, amount in sorted(charges.items()):
+        quarter = (end - 1) // QUARTER * QUARTER
+        if amount < 0:
+            demands = take_back(demands, quarter, -amount)
+        else:
+            demands.append(Demand(quarter, "", "", "", "", Fraction(0), Fraction(0), Fraction(0), amount))
+    return sorted(demands, key=lambda demand: (demand.quarter, *list_names(demand)))
+
+
+def take_back(demands: Sequence[Demand], quarter: int, amount: Fraction) -> list[Demand]:
+    """A discount that is more than charges and fees lowers what usage asks of credits, the latest first."""
+    found: list[Demand] = []
+    for demand in sorted(demands, key=lambda demand: (demand.quarter, *list_names(demand)), reverse=True):
+        taken = min(amount, demand.charge) if demand.quarter <= quarter else Fraction(0)
+        amount -= taken
+        found.append(replace(demand, charge=demand.charge - taken))
+    return found[::-1]
+
+
+def list_names(demand: Demand) -> tuple[Any, ...]:
+    """What demands of one quarter of an hour are ordered by."""
+    return demand.project, demand.step, demand.model, demand.unit, demand.price, demand.credits
 
 
 def covers(grant: Grant, demand: Demand) -> bool:
@@ -64,36 +90,54 @@ def covers(grant: Grant, demand: Demand) -> bool:
     ends = [end for end in (grant.expires, grant.voided) if end is not None]
     if not grant.start <= demand.quarter < min(ends, default=demand.quarter + 1):
         return False
-    if grant.is_units and grant.asset != demand.unit:
+    units = {demand.unit, "credits"} if demand.credits else {demand.unit}
+    if grant.is_units and grant.asset not in units:
         return False
     scope = grant.scope
     return (
         scope.get("project") in (None, demand.project)
         and scope.get("step") in (None, demand.step)
-        and scope.get("unit") in (None, demand.unit)
+        and scope.get("unit") in (None, *units)
         and ("model" not in scope or fits_model(scope["model"], demand.model))
     )
+
+
+def name_kind(grant: Grant) -> str:
+    """Grants of units pay before those of credits, and those before money."""
+    return "money" if not grant.is_units else "credits" if grant.asset == "credits" else "units"
 
 
 def order(grant: Grant) -> tuple[Any, ...]:
     """The order in which grants pay."""
     never = grant.expires is None
-    return (not grant.is_units, grant.priority, never, grant.expires or 0, grant.paid, grant.start, grant.grant_id)
+    kind = ("units", "credits", "money").index(name_kind(grant))
+    return (kind, grant.priority, never, grant.expires or 0, grant.paid, grant.start, grant.grant_id)
 
 
-def pay(demand: Demand, grants: Iterable[Grant], left: dict[str, Fraction]) -> None:
-    """Take a demand from the grants that cover it, each down to zero."""
-    quantity, charge = demand.quantity, demand.charge
+def pay(demand: Demand, grants: Iterable[Grant], left: dict[str, Fraction]) -> Iterator[tuple[str, Fraction]]:
+    """Take a demand from the grants that cover it, each down to zero; yields what each pays of the charge."""
+    quantity, charge, credits = demand.quantity, demand.charge, Fraction(0)
     for grant in sorted(grants, key=order):
         if not covers(grant, demand):
             continue
-        taken = min(left[grant.grant_id], quantity if grant.is_units else charge)
+        kind = name_kind(grant)
+        wanted = quantity * demand.credits - credits if kind == "credits" else quantity if kind == "units" else charge
+        taken = min(left[grant.grant_id], wanted)
         left[grant.grant_id] -= taken
-        if grant.is_units and quantity:
-            charge -= charge * taken / quantity
+        value = taken
+        if kind == "credits":
+            credits += taken
+            value = min(charge, taken * demand.price / demand.credits)
+        elif kind == "units":
             quantity -= taken
-        else:
-            charge -= taken
+            value = min(charge, taken * demand.price)
+        charge -= value
+        yield grant.grant_id, value
+
+
+def name_follower(grant_id: str) -> str:
+    """The name here of what rolled over from a grant."""
+    return f"{grant_id} rolled over"
 
 
 def roll_over(grant: Grant, left: Fraction) -> Grant | None:
@@ -103,14 +147,31 @@ def roll_over(grant: Grant, left: Fraction) -> Grant | None:
     amount = left * grant.rollover_percent / 100
     if grant.rollover_max is not None:
         amount = min(amount, grant.rollover_max)
-    successor = replace(grant, grant_id=f"{grant.grant_id} rolled over", amount=amount, rollover_until=None)
+    successor = replace(grant, grant_id=name_follower(grant.grant_id), amount=amount, rollover_until=None)
     return replace(successor, start=grant.expires, expires=grant.rollover_until)
 
 
-def find_balances(grants: Sequence[Grant], demands: Sequence[Demand], at: int) -> dict[str, Fraction]:
-    """What a customer has of each asset at an instant."""
+@dataclass(frozen=True)
+class Burned:
+    """What a customer has of each asset at an instant, and what each grant paid of the usage of a quarter."""
+
+    balances: Mapping[str, Fraction]
+    paid: Mapping[tuple[int, str], Fraction]
+
+    def list_paid(self, start: int, end: int) -> dict[str, Fraction]:
+        """What each grant paid of the usage of an interval."""
+        found: dict[str, Fraction] = defaultdict(Fraction)
+        for (quarter, grant_id), value in self.paid.items():
+            if start <= quarter < end:
+                found[grant_id] += value
+        return {grant_id: value for grant_id, value in found.items() if value}
+
+
+def burn(grants: Sequence[Grant], demands: Sequence[Demand], at: int) -> Burned:
+    """What all usage of before an instant does to the grants of its customer."""
     known = {grant.grant_id: grant for grant in grants}
     left = {grant.grant_id: grant.amount for grant in grants}
+    paid: dict[tuple[int, str], Fraction] = defaultdict(Fraction)
     waiting = [demand for demand in demands if demand.quarter < at]
     ends = [grant for grant in grants if grant.expires is not None]
     while waiting or ends:
@@ -125,10 +186,12 @@ def find_balances(grants: Sequence[Grant], demands: Sequence[Demand], at: int) -
                 known[follower.grant_id], left[follower.grant_id] = follower, follower.amount
                 ends.append(follower)
         else:
-            pay(waiting.pop(0), known.values(), left)
+            demand = waiting.pop(0)
+            for grant_id, value in pay(demand, known.values(), left):
+                paid[demand.quarter, grant_id] += value
     balances: dict[str, Fraction] = defaultdict(Fraction)
     for grant_id, grant in known.items():
         over = min((end for end in (grant.expires, grant.voided) if end is not None), default=at + 1)
         if grant.start <= at < over:
             balances[grant.asset] += left[grant_id]
-    return balances
+    return Burned({asset: amount for asset, amount in balances.items() if amount}, paid)

@@ -130,6 +130,19 @@ def make_prices(random: Random, instants: Sequence[int], units: Sequence[str], s
     return drop_equal(entries)
 
 
+def price_in_credits(random: Random, instants: Sequence[int], prices: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Some of the prices as credits for a unit, and what a credit is worth."""
+    found = []
+    for entry in prices:
+        rest = {name: value for name, value in entry.items() if name not in ("price", "per")}
+        each = {"credits": str(random.choice([1, 5, "0.5"])), "per": random.choice([1, 10])}
+        found.append({**rest, **each} if random.random() < 0.5 else entry)
+    for who in ({}, make_selector(random, ALL)):
+        worth = {"unit": "credits", "price": f"0.0{random.randint(1, 99):02}", **who}
+        found += cut_times(random, worth, instants, lambda: {"price": f"0.{random.randint(1, 9)}"})
+    return drop_equal(found)
+
+
 def drop_equal(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Without entries of names that another has: two such are refused. Versions of one entry stay."""
     seen: dict[tuple[Any, ...], Any] = {}
@@ -186,6 +199,8 @@ def make_card(random: Random, instants: Sequence[int]) -> dict[str, Any]:
         card["prices"] = make_prices(random, instants, units, random.randint(0, 6))
     if random.random() < 0.3:
         card.setdefault("prices", []).append({"unit": "reasoning_tokens", **make_price(random)})
+    if "prices" in card and random.random() < 0.4:
+        card["prices"] = price_in_credits(random, instants, card["prices"])
     if random.random() < 0.3:
         charged = [*charged, "requests"]
     card["charges"] = make_charges(random, instants, charged)
@@ -225,10 +240,12 @@ def make_discounts(random: Random, instants: Sequence[int]) -> list[dict[str, An
     """One off everything, one off something."""
     entries: list[dict[str, Any]] = []
     if random.random() < 0.4:
-        entry = {"name": "Partner", "percent": f"{random.randint(0, 30)}.5", **make_selector(random, WHO)}
+        percent = random.choice([f"{random.randint(0, 30)}.5", "66.6667", "100"])
+        entry = {"name": "Partner", "percent": percent, **make_selector(random, WHO)}
         entries += cut_times(random, entry, instants, lambda: {"percent": "7"})
     if random.random() < 0.4:
-        entries.append({"name": "Some", "percent": "12", **random.choice([{"model": "aud-*"}, {"step": "draft"}])})
+        about: dict[str, str] = random.choice([{"model": "aud-*"}, {"step": "draft"}, {}])
+        entries.append({"name": "Some", "percent": random.choice(["12", "80"]), **about})
     return entries
 
 
@@ -284,7 +301,8 @@ def make_grants(random: Random, month: Month) -> list[Grant]:
         first, last = (month.periods[customer][place][place and 1] // QUARTER for place in (0, -1))
         start, expires, until = (at * QUARTER for at in sorted(random.sample(range(first, last), 3)))
         is_units = random.random() < 0.4
-        unit = random.choice([*TOKENS, *CUSTOM])
+        credits = [entry["unit"] for entry in month.account.card.get("prices", ()) if entry["unit"] == "credits"]
+        unit = random.choice([*TOKENS, *CUSTOM, *credits])
         grant = Grant(
             f"grant {number}",
             customer,

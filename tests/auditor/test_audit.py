@@ -7,6 +7,7 @@ spans and operator commands through its public path, the auditor the same as pla
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -33,13 +34,14 @@ from tests.auditor.auditor import (
     Key,
     Usage,
     bill_period,
+    cut,
     find_charge,
     find_cost,
     round_lines,
     round_total,
     subtract,
 )
-from tests.auditor.credit_auditor import Grant, find_balances, list_demands
+from tests.auditor.credit_auditor import Grant, burn, list_demands, name_follower
 from tests.auditor.random_months import CUSTOMERS, MONTHS, Month, format_instant, make_grants, make_month
 from tests.spans import TestSpan, build_request, trace_id
 
@@ -194,6 +196,17 @@ def group_lines(invoice: Json) -> dict[Key, Fraction]:
     return {key: amount for key, amount in found.items() if amount}
 
 
+def group_credits(invoice: Json) -> dict[Key, Fraction]:
+    """Exact amounts of lines of credit by period and grant, in the auditor's words."""
+    found: dict[Key, Fraction] = defaultdict(Fraction)
+    for line in invoice["lines"]:
+        match = re.match(r"credit (\w+): (?:rolled over from (\w+))?", line["label"])
+        if line["kind"] == "credit" and match is not None:
+            name = match[1] if match[2] is None else name_follower(match[2])
+            found[line["period_from"], "credit", name] += Fraction(line["exact"])
+    return dict(found)
+
+
 class Audit:
     """One scenario in both books, step by step; every comparison is an assertion."""
 
@@ -203,7 +216,8 @@ class Audit:
         self.invoiced: dict[tuple[str, int], dict[Key, Fraction]] = defaultdict(dict)
         self.grants: list[Grant] = []
         self.compared = 0
-        self.charged: set[str] = set()  # customers whose credits also pay for what no event carries
+        self.charges: dict[str, dict[int, Fraction]] = defaultdict(dict)  # what no event carries, by end of period
+        self.paid: dict[tuple[str, int], dict[Key, Fraction]] = defaultdict(dict)  # lines of credit so far
 
     def arrive(self, closings: int) -> None:
         """Post what arrives after so many closings."""
@@ -245,11 +259,11 @@ class Audit:
 
     def compare_balances(self, at: int) -> None:
         """What every customer has at an instant."""
-        for customer in set(self.month.customers) - self.charged:
-            demands = list_demands(self.month.account, customer, self.usage.values())
+        for customer in self.month.customers:
+            charges = self.charges[customer]
+            demands = list_demands(self.month.account, customer, self.usage.values(), charges)
             mine = [grant for grant in self.grants if grant.customer == customer]
-            expected = {asset: left for asset, left in find_balances(mine, demands, at).items() if left}
-            assert self.product.balance(customer, at) == expected, (customer, at)
+            assert self.product.balance(customer, at) == burn(mine, demands, at).balances, (customer, at)
 
     def compare_records(self) -> None:
         """Each record's charge and cost."""
@@ -260,25 +274,53 @@ class Audit:
             assert (read_amount(record["charge"]), read_amount(record["cost"])) == expected, (usage, record)
 
     def compare_invoice(self, customer: str, number: int, invoice: Json) -> None:
-        """Each line but those of credits, whose sum balances tell; the rounding of all, and the total."""
-        expected: dict[Key, Fraction] = {}
-        periods = self.month.periods[customer]
-        for place in range(number + 1):
-            lines = bill_period(self.month.account, customer, list(self.usage.values()), periods[: place + 1])
-            changed = subtract(lines, self.invoiced[customer, place])
-            self.invoiced[customer, place] = lines
-            expected |= {(format_instant(periods[place][0]), *key): amount for key, amount in changed.items()}
-        paid = [line for line in invoice["lines"] if line["kind"] == "credit"]
+        """Each line, exact and rounded, and the total; then both books remember what was invoiced."""
+        stated, expected, charges = self.state_lines(customer, number)
+        paid, credits = self.state_credits(customer, number, charges)
         others = [line for line in invoice["lines"] if line["kind"] != "credit"]
         assert group_lines({**invoice, "lines": others}) == expected
-        if any(line["kind"] != "usage" for line in others):
-            self.charged.add(customer)
+        assert group_credits(invoice) == credits
         exact = [Fraction(line["exact"]) for line in invoice["lines"]]
         digits = self.month.digits
         assert [Fraction(line["amount"]) for line in invoice["lines"]] == round_lines(exact, digits)
-        credit = sum((Fraction(line["exact"]) for line in paid), Fraction(0))
-        assert Fraction(invoice["total"]) == round_total(sum(expected.values(), Fraction(0)) + credit, digits)
+        total = sum((*expected.values(), *credits.values()), Fraction(0))
+        assert Fraction(invoice["total"]) == round_total(total, digits)
+        self.invoiced |= {(customer, place): lines for place, lines in stated.items()}
+        self.paid |= {(customer, place): lines for place, lines in paid.items()}
+        self.charges[customer] = charges
         self.compared += len(exact)
+
+    def state_lines(
+        self, customer: str, number: int
+    ) -> tuple[dict[int, dict[Key, Fraction]], dict[Key, Fraction], dict[int, Fraction]]:
+        """All lines of each period so far, what of them is new, and what credits are asked for beside usage."""
+        periods, charges = self.month.periods[customer], dict(self.charges[customer])
+        stated: dict[int, dict[Key, Fraction]] = {}
+        expected: dict[Key, Fraction] = {}
+        for place in range(number + 1):
+            start, end = periods[place]
+            stated[place] = bill_period(self.month.account, customer, list(self.usage.values()), periods[: place + 1])
+            changed = subtract(stated[place], self.invoiced[customer, place])
+            expected |= {(format_instant(start), *key): amount for key, amount in changed.items()}
+            beside = sum((amount for key, amount in changed.items() if key[0] != "usage"), Fraction(0))
+            charges[end] = charges.get(end, Fraction(0)) + cut(beside)
+        return stated, expected, charges
+
+    def state_credits(
+        self, customer: str, number: int, charges: Mapping[int, Fraction]
+    ) -> tuple[dict[int, dict[Key, Fraction]], dict[Key, Fraction]]:
+        """What grants pay of each period so far, and what of it is new."""
+        demands = list_demands(self.month.account, customer, self.usage.values(), charges)
+        mine = [grant for grant in self.grants if grant.customer == customer]
+        paid: dict[int, dict[Key, Fraction]] = {}
+        expected: dict[Key, Fraction] = {}
+        for place in range(number + 1):
+            start, end = self.month.periods[customer][place]
+            found = burn(mine, demands, end).list_paid(start, end)
+            paid[place] = {("credit", grant_id): -value for grant_id, value in found.items()}
+            changed = subtract(paid[place], self.paid[customer, place])
+            expected |= {(format_instant(start), *key): amount for key, amount in changed.items()}
+        return paid, expected
 
 
 def open_month(seed: int, folder: Path) -> tuple[Month, Product]:
@@ -330,10 +372,8 @@ def test_one_unit_in_the_last_digit_is_noticed(tmp_path: Path) -> None:
     invoice = product.close(customer, month.labels[0])
     assert invoice["lines"]
     for faulty in list_faulty(invoice):
-        audit.invoiced.clear()
         with pytest.raises(AssertionError):
             audit.compare_invoice(customer, 0, faulty)
-    audit.invoiced.clear()
     audit.compare_invoice(customer, 0, invoice)
     product.store.close()
 

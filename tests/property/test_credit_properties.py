@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from otelbill_collector.domain.credits import Burned, Demand, Place, burn
 from otelbill_collector.domain.grants import SLICE_NANOS, Grant, Measure, Origin, Rollover, Scope, Void
 from otelbill_collector.domain.quantities import MICROS
+from otelbill_collector.domain.ratecard import CREDITS
 from otelbill_collector.domain.transfers import (
     Key,
     Transfer,
@@ -24,6 +25,7 @@ from otelbill_collector.domain.transfers import (
 SLICES = st.integers(0, 12).map(lambda number: number * SLICE_NANOS)
 NAMES = st.sampled_from(["", "a", "b"])
 UNITS = ["output_tokens", "requests"]
+EACH = st.sampled_from([0, 0, MICROS // 2, 5 * MICROS])  # millionths of a credit for one unit
 PRICES = st.sampled_from([0, MICROS, 3 * MICROS, 7_000 * MICROS])
 
 
@@ -31,7 +33,7 @@ PRICES = st.sampled_from([0, MICROS, 3 * MICROS, 7_000 * MICROS])
 def grants(draw: st.DrawFn) -> Grant:
     """A grant of dollars or units somewhere in the first three hours."""
     measure = draw(st.sampled_from(Measure))
-    unit = draw(st.sampled_from(UNITS))
+    unit = draw(st.sampled_from([*UNITS, CREDITS]))
     start = draw(SLICES)
     expiry = draw(st.none() | st.integers(1, 6).map(lambda number: start + number * SLICE_NANOS))
     rollover = None
@@ -53,7 +55,7 @@ def grants(draw: st.DrawFn) -> Grant:
         scope=Scope(
             draw(st.sampled_from([None, "a"])),
             model=draw(st.sampled_from([None, "a*"])),
-            unit=None if measure is Measure.UNITS else draw(st.sampled_from([None, *UNITS])),
+            unit=None if measure is Measure.UNITS else draw(st.sampled_from([None, *UNITS, CREDITS])),
         ),
         rollover=rollover,
     )
@@ -62,9 +64,10 @@ def grants(draw: st.DrawFn) -> Grant:
 @st.composite
 def demands(draw: st.DrawFn) -> Demand:
     """Some units at a price."""
-    price, quantity = draw(PRICES), draw(st.integers(1, 60))
+    each, quantity = draw(EACH), draw(st.integers(1, 60))
+    price = 6 * each if each else draw(PRICES)
     place = Place(draw(SLICES), draw(NAMES), "", draw(NAMES), draw(st.sampled_from(UNITS)))
-    return Demand(place, "USD", price, quantity * MICROS, quantity * price)
+    return Demand(place, "USD", price, quantity * MICROS, quantity * price, each)
 
 
 GRANTS = st.lists(grants(), max_size=5, unique_by=lambda grant: grant.grant_id)
@@ -105,7 +108,8 @@ def test_credits_pay_in_time_in_scope_and_never_past_zero(
         assert grant.start_nanos <= place.at_nanos < min(until, ends.get(grant.grant_id, until))
         assert grant.expiry_nanos is None or place.at_nanos < grant.expiry_nanos
         names = {"project_id": place.project_id, "step": place.step, "model": place.model, "unit": place.unit}
-        assert grant.scope.covers(**names)
+        in_credits = any(demand.place == place and demand.credits_micros for demand in usage)
+        assert grant.scope.covers(**names, in_credits=in_credits)
         assert item.amount > 0
         paid[item.grant_id] += item.amount
     for ending in burned.endings:
@@ -136,6 +140,26 @@ def test_what_is_paid_and_what_is_not_are_the_usage(
         assert demand.charge_attos >= 0
         sums[demand.place] -= demand.charge_attos
     assert set(sums.values()) <= {0}
+
+
+@given(books(), DEMANDS, st.integers(0, 100))
+def test_credits_never_pay_more_than_a_discount_leaves(
+    book: tuple[list[Grant], list[Void]], usage: list[Demand], percent: int
+) -> None:
+    """Whatever a discount at the end of a period takes off, credits and overage together are the rest, and neither is
+    below zero. Nothing is paid out of it before usage: a discount of nothing changes nothing.
+    """
+    end = 13 * SLICE_NANOS
+    total = sum(demand.charge_attos for demand in usage)
+    taken = total * percent // 100
+    discount = Demand(Place(end - SLICE_NANOS, "", "", "", ""), "USD", charge_attos=-taken)
+    burned = burn(*book, [*usage, discount], end)
+    assert all(item.value_attos >= 0 for item in burned.allocations)
+    assert all(demand.charge_attos >= 0 for demand in burned.overage)
+    paid = sum(item.value_attos for item in burned.allocations)
+    assert paid + sum(demand.charge_attos for demand in burned.overage) == total - taken
+    if not taken:
+        assert burned == burn(*book, usage, end)
 
 
 @given(books(), DEMANDS, UNTIL, st.randoms(use_true_random=False))

@@ -47,8 +47,13 @@ def test_encoded_week_reads_as_generated() -> None:
     assert len(set(CATALOGUE)) == MODELS
     sums = dict.fromkeys(("input_tokens", "cache_read.input_tokens", "output_tokens"), 0)
     spans, calls, models, ids = 0, set(), set(), set()
-    for number, first in enumerate(range(0, totals.turns, 30)):
-        body = requests.encode(week.make_chunk(first, min(first + 30, totals.turns)), number)
+    bodies = [
+        body
+        for number, first in enumerate(range(0, totals.turns, 50))
+        for body in requests.encode(week.make_chunk(first, min(first + 50, totals.turns)), number, 30)
+    ]
+    assert len(bodies) == 2 * (totals.turns // 50) + 1
+    for body in bodies:
         for span in decode_request(body):
             spans += 1
             ids.add((bytes(span.trace_id), bytes(span.span_id)))

@@ -134,6 +134,54 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
     assert "did you mean input_tokens?" in unit.remedy
 
 
+def test_a_price_in_credits_is_read(tmp_path: Path) -> None:
+    """3 credits for 1,000 tokens are 0.003 for one; what a credit is worth is a price like any other."""
+    text = """\
+prices:
+  - {unit: output_tokens, credits: "3", per: 1000, customer: acme}
+  - {unit: credits, price: "0.01"}
+"""
+    card = load_price_file(write(tmp_path, text), {}).card
+    assert card.prices == (
+        ChargePrice("output_tokens", 0, Selector("acme"), credits_micros=3_000),
+        ChargePrice("credits", parse_attos("0.01")),
+    )
+
+
+CREDIT = '  - {unit: credits, price: "0.01"}\n'
+BAD_CREDITS = [
+    ('  - {unit: images, credits: "5"}\n', "prices[0].credits", "nothing says what a credit is worth"),
+    ('  - {unit: images, credits: "5", price: "1"}\n' + CREDIT, "prices[0].credits", "stands beside a price"),
+    ("  - {unit: images}\n" + CREDIT, "prices[0].price", "is missing"),
+    ('  - {unit: images, credits: "-5"}\n' + CREDIT, "prices[0].credits", "is outside"),
+    ("  - {unit: images, credits: 0.5}\n" + CREDIT, "prices[0].credits", "is a floating-point number"),
+    ('  - {unit: images, credits: "1", per: 10000000}\n' + CREDIT, "prices[0].credits", "more than 6 decimals"),
+    ('  - {unit: credits, credits: "5"}\n', "prices[0].credits", "a credit cannot cost credits"),
+    (
+        '  - {unit: images, credits: "5"}\n  - {unit: credits, price: "1", per: 10000000}\n',
+        "prices[1].price",
+        "has more than 6 decimals",
+    ),
+    (
+        '  - {unit: images, credits: "5"}\n' + CREDIT.replace("}", ", step: s}")
+        + "charges: [{name: C, unit: credits, pricing: per_unit, price: 1}]\n",
+        "charges[0].unit",
+        "are priced by event",
+    ),
+    ('  - {unit: images, credits: "5"}\n  - {unit: images, price: "5"}\n' + CREDIT, "prices[1]", "overlaps prices[0]"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "place", "message"), BAD_CREDITS)
+def test_prices_in_credits_that_cannot_be(tmp_path: Path, text: str, place: str, message: str) -> None:
+    """Each mistake stands at its own line, with what to write instead."""
+    with pytest.raises(ConfigError) as caught:
+        load_price_file(write(tmp_path, "prices:\n" + text), {})
+    (problem,) = caught.value.problems
+    assert (problem.path, bool(problem.line), bool(problem.remedy)) == (place, True, True)
+    assert message in problem.message
+
+
 @pytest.mark.parametrize("unit", ["image_tokens", "outcomes", "total_tokens", "seconds", "web_search_requests"])
 def test_units_of_ones_own_are_taken(tmp_path: Path, unit: str) -> None:
     """Only what is nearly a unit of telemetry is taken for a typing error."""

@@ -137,10 +137,19 @@ def _check_entries(
     for index, price in enumerate(prices):
         if price is not None:
             _check_unit(document, (*path, "prices", index, "unit"), price.unit)
+            _check_price(document, (*path, "prices", index), price)
     for index, charge in enumerate(charges):
         if charge is not None:
             _check_unit(document, (*path, "charges", index, "unit"), charge.unit)
             _check_charge(document, (*path, "charges", index), charge)
+
+
+def _check_price(document: Document, path: PathParts, price: PriceSection) -> None:
+    """Money or credits, and not both."""
+    if price.price is None and price.credits is None:
+        document.add_problem((*path, "price"), "is missing", "add a price, or how many credits it costs as `credits`")
+    if price.price is not None and price.credits is not None:
+        document.add_problem((*path, "credits"), "stands beside a price", "keep one of them")
 
 
 def _check_charge(document: Document, path: PathParts, charge: ChargeSection) -> None:
@@ -190,7 +199,7 @@ def _create_payer(section: Paying) -> Selector:
 
 
 def _create_price(section: PriceSection) -> ChargePrice:
-    return ChargePrice(section.unit, section.price, _create_selector(section))
+    return ChargePrice(section.unit, section.price or 0, _create_selector(section), section.credits)
 
 
 def _create_markup(section: MarkupSection) -> Markup:

@@ -22,7 +22,7 @@ from otelbill_collector.config.file_model import (
     Unit,
     UnitCount,
 )
-from otelbill_collector.domain.prices import InvalidPrice, parse_percent, parse_unit_price
+from otelbill_collector.domain.prices import InvalidPrice, parse_percent, parse_unit_credits, parse_unit_price
 
 Name = Annotated[Text, Field(max_length=100)]
 
@@ -76,16 +76,26 @@ def _parse_price(value: str | int, per: int = 1) -> int:
 
 
 class PriceSection(Selecting):
-    """A price of one unit; `price` holds attos for one unit after validation."""
+    """A price of one unit; after validation `price` holds attos, `credits` millionths of credits for one unit."""
 
     unit: Unit = Field(description="Unit that is priced, such as `input_tokens` or one of your own.")
     per: Per = Field(default=1, description="How many units the price is for.")
-    price: DecimalText = Field(description="Price of `per` units, in quotes.")
+    price: DecimalText | None = Field(default=None, description="Price of `per` units, in quotes.")
+    credits: DecimalText | None = Field(
+        default=None,
+        description="Instead of a price: how many credits `per` units cost, in quotes. The price of the unit `credits`"
+        " says what one is worth.",
+    )
 
     @field_validator("price")
     @classmethod
-    def _parse_price(cls, value: str | int, info: ValidationInfo) -> int:
-        return _parse_price(value, info.data.get("per", 1))
+    def _parse_price(cls, value: str | int | None, info: ValidationInfo) -> int | None:
+        return None if value is None else _parse_price(value, info.data.get("per", 1))
+
+    @field_validator("credits")
+    @classmethod
+    def _parse_credits(cls, value: str | int | None, info: ValidationInfo) -> int | None:
+        return None if value is None else _parse_amount(lambda: parse_unit_credits(value, info.data.get("per", 1)))
 
 
 class MarkupSection(Selecting):

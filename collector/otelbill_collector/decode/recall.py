@@ -20,10 +20,11 @@ from otelbill_collector.domain.usage import REQUESTS, Candidate, Role
 OUTCOMES_MAX = 64  # of one kind
 
 # What spans with one outcome have in common, in the order in which `_build` takes it.
-_read_outcome = attrgetter(
+OUTCOME_FIELDS = (
     *("dialect", "role", "detail", "provider", "model", "request_model", "operation", "service_tier"),
     *("attempt", "failed", "billable", "reason", "usage_source", "caveats", "emitter", "traits"),
 )
+_read_outcome = attrgetter(*OUTCOME_FIELDS)
 _read_span_fields = attrgetter(
     *("trace_id", "span_id", "parent_span_id", "start_time_unix_nano", "end_time_unix_nano", "name")
 )

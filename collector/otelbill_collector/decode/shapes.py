@@ -31,8 +31,9 @@ from otelbill_collector.decode.wire import Scope
 KINDS_MAX = 16_384
 NAMES_MAX = 500_000  # attribute names in all layouts together
 
-_OWN_KEYS = ("otelbill.customer.id", "otelbill.project.id", "otelbill.run.id", "otelbill.step", "otelbill.event.id")
+OWN_KEYS = ("otelbill.customer.id", "otelbill.project.id", "otelbill.run.id", "otelbill.step", "otelbill.event.id")
 _PLAIN_FACTS = ("input", "output", "total", "cache_read", "cache_write", "reasoning")
+_NEEDED_FACTS = _PLAIN_FACTS[:2]
 _THRESHOLDS = frozenset({"input_min", "uncached_min", "total_min"})
 
 Raw = tuple[bytes, ...]
@@ -59,9 +60,9 @@ class Shape:
             return
         responses = plan.texts.get("response_id", ())
         counts = {fact: keys[0] for fact, keys in plan.counts}
-        own = tuple(key for key in _OWN_KEYS if key in names)
+        own = tuple(key for key in OWN_KEYS if key in names)
         self._names = (*own, *responses, *counts.values())
-        self.own = tuple(own.index(key) if key in own else None for key in _OWN_KEYS)
+        self.own = tuple(own.index(key) if key in own else None for key in OWN_KEYS)
         self.responses = range(len(own), len(own) + len(responses))
         self.made_up = plan.dialect.own_response_ids
         self.steps, self.graded = _list_steps(plan.dialect, counts.keys())
@@ -76,7 +77,7 @@ class Shape:
         """Places of input, output, total, cache read, cache write and reasoning (0 is absent); None: not plain."""
         if plan.units or plan.dialect.output_from_total or not plan.dialect.output_includes_reasoning:
             return None
-        if not {"input", "output"} <= set(self.facts) <= set(_PLAIN_FACTS):
+        if not set(_NEEDED_FACTS) <= set(self.facts) <= set(_PLAIN_FACTS):
             return None
         places = {fact: self.responses.stop + index for index, fact in enumerate(self.facts)}
         return tuple(places.get(fact, 0) for fact in _PLAIN_FACTS)
@@ -84,6 +85,13 @@ class Shape:
     def list_copied(self) -> tuple[str, ...]:
         """The names that every span has a value of its own for."""
         return self._names[: self.responses.stop]
+
+    def list_plain(self) -> tuple[str | None, ...]:
+        """The names of input, output, total, cache read, cache write and reasoning; none at all where not plain."""
+        if self.plain is None:
+            return ()
+        places = enumerate(self.plain)
+        return tuple(self._names[place] if place or index < len(_NEEDED_FACTS) else None for index, place in places)
 
     def note(self, names: Iterable[str | None]) -> None:
         """Tell kinds apart by the values of these names as well."""

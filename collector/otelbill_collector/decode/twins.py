@@ -54,7 +54,7 @@ def list_twin_keys(candidate: Candidate) -> list[bytes]:
     keys: list[bytes] = []
     if by_numbers and tokens is not None:
         keys = derive_number_keys(*tokens, by_numbers)
-    if by_gap and (family := _find_own_family(candidate)) is not None:
+    if by_gap and (family := find_own_family(candidate.request_model, candidate.model)) is not None:
         keys += [derive_gap_key(family, bucket) for bucket in by_gap]
     return keys
 
@@ -65,7 +65,7 @@ def list_twin_evidence(candidate: Candidate) -> frozenset[NumbersSeen | GapSeen]
     found: set[NumbersSeen | GapSeen] = set()
     if tokens is not None:
         found.update((*tokens, bucket) for bucket in by_numbers)
-    if by_gap and (family := _find_own_family(candidate)) is not None:
+    if by_gap and (family := find_own_family(candidate.request_model, candidate.model)) is not None:
         found.update((family, bucket) for bucket in by_gap)
     return frozenset(found)
 
@@ -116,9 +116,9 @@ def _cut_model(model: str) -> str:
     return _MODEL_TAIL.sub("", model.lower().rsplit("/", 1)[-1])
 
 
-def _find_own_family(candidate: Candidate) -> str | None:
-    family = find_model_family(candidate.request_model)
-    return family or find_model_family(candidate.model)
+def find_own_family(request_model: str | None, model: str | None) -> str | None:
+    """The family by which a call without other evidence is found: that of the requested model where known."""
+    return find_model_family(request_model) or find_model_family(model)
 
 
 def are_other_calls(first: str | None, second: str | None) -> bool:

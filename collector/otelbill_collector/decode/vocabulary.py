@@ -25,6 +25,7 @@ _SECTIONS = {
     "flags",
     "failure_marks",
     "free_names",
+    "free_names_hold",
     "status_codes",
     "operation_keys",
     "operations",
@@ -57,6 +58,7 @@ class Vocabulary:
     flags: Spellings
     failure_marks: Mapping[str, str]
     free_names: re.Pattern[str]
+    free_names_hold: str  # in every free name of ASCII, in any case: a name without it need not be matched
     status_codes: tuple[str, ...]
     operation_keys: tuple[str, ...]
     operations: Mapping[str, Operation]
@@ -98,6 +100,7 @@ def parse_vocabulary(document: Mapping[str, Any]) -> Vocabulary:
         raise ValueError(f"vocabulary.yaml: unknown or missing sections {sorted(unknown)}")
     counts, units = _spellings(document["counts"]), _spellings(document["units"])
     _refuse_double_meaning({**counts, **units})
+    _check_free_names(document["free_names"], document["free_names_hold"])
     if taken := set(units) & set(STANDARD_UNITS):
         raise ValueError(f"vocabulary.yaml: units {sorted(taken)} are standard units; give them another name")
     return Vocabulary(
@@ -107,6 +110,7 @@ def parse_vocabulary(document: Mapping[str, Any]) -> Vocabulary:
         flags=_spellings(document["flags"]),
         failure_marks=dict(document["failure_marks"]),
         free_names=re.compile(document["free_names"]),
+        free_names_hold=document["free_names_hold"],
         status_codes=tuple(document["status_codes"]),
         operation_keys=tuple(document["operation_keys"]),
         operations=_operations(document["operations"]),
@@ -128,6 +132,11 @@ def _refuse_double_meaning(section: Spellings) -> None:
         for key in keys:
             if seen.setdefault(key, name) != name:
                 raise ValueError(f"vocabulary.yaml: {key} means both {seen[key]} and {name}")
+
+
+def _check_free_names(pattern: str, word: str) -> None:
+    if not re.fullmatch("[a-z]{1,32}", word) or word not in pattern:
+        raise ValueError(f"vocabulary.yaml: free_names_hold {word!r} is no lower-case word that free_names asks for")
 
 
 def _operations(section: Mapping[str, Mapping[str, list[str]]]) -> Mapping[str, Operation]:

@@ -63,13 +63,13 @@ class _Scale:
         }
 
     def weigh(self) -> None:
-        for number, start, stop in _walk(self._body, 0, len(self._body)):
+        for number, start, stop in walk_fields(self._body, 0, len(self._body)):
             if number == 1:
                 self._add("scopes and resources", 1)
                 self._weigh_resource(start, stop)
 
     def _weigh_resource(self, start: int, stop: int) -> None:
-        for number, at, end in _walk(self._body, start, stop):
+        for number, at, end in walk_fields(self._body, start, stop):
             if number == 1:
                 self._count_fields(at, end, {1: "attributes"})
             elif number == 2:
@@ -79,7 +79,7 @@ class _Scale:
     def _weigh_scope(self, start: int, stop: int) -> None:
         """Spans stand one after the other, so a slice of them is a message too."""
         first = last = start
-        for number, at, end in _walk(self._body, start, stop):
+        for number, at, end in walk_fields(self._body, start, stop):
             if number != 2:
                 continue
             self._add("spans", 1)
@@ -107,12 +107,12 @@ class _Scale:
             if span.events:
                 self._add("span events", len(span.events))
                 for event in span.events:
-                    attributes += sum(number == _EVENT_ATTRIBUTES for number, _, _ in _walk(event, 0, len(event)))
+                    attributes += sum(number == _EVENT_ATTRIBUTES for number, _, _ in walk_fields(event, 0, len(event)))
         self._add("attributes", attributes)
 
     def _count_fields(self, start: int, stop: int, names: dict[int, str]) -> None:
         """One by one: of a part that is too large to be parsed for its count."""
-        for number, at, end in _walk(self._body, start, stop):
+        for number, at, end in walk_fields(self._body, start, stop):
             if number in names:
                 self._add(names[number], 1)
                 if names[number] == "span events":
@@ -127,7 +127,7 @@ class _Scale:
             )
 
 
-def _walk(body: bytes, at: int, stop: int) -> Iterator[tuple[int, int, int]]:
+def walk_fields(body: bytes, at: int, stop: int) -> Iterator[tuple[int, int, int]]:
     """(field number, start, end) of every length-delimited field between `at` and `stop`. Raises ValueError."""
     while at < stop:
         tag = body[at]

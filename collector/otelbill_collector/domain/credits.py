@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from otelbill_collector.domain.grants import Grant, Measure, Void, create_successor
 from otelbill_collector.domain.quantities import MICROS
+from otelbill_collector.domain.ratecard import CREDITS
 
 
 class Place(NamedTuple):
@@ -24,13 +25,17 @@ class Place(NamedTuple):
 
 
 class Demand(NamedTuple):
-    """Usage of one unit at one price. `charge_attos` is what is to be paid of it; unit '' is a charge of no unit."""
+    """Usage of one unit at one price. `charge_attos` is what is to be paid of it; unit '' is a charge of no unit.
+
+    `credits_micros` are millionths of a credit that one unit costs; 0 where its price is money.
+    """
 
     place: Place
     currency: str
     price_attos: int = 0  # for one unit
     quantity_micros: int = 0
     charge_attos: int = 0
+    credits_micros: int = 0
 
 
 class Allocation(NamedTuple):
@@ -88,28 +93,50 @@ class _Pot:
 
 
 def net_demands(demands: Iterable[Demand]) -> list[Demand]:
-    """Sums by place and price, in order, none below zero: what takes back (an operator's lower charge) is taken from
-    the other charges of the same names and time, in order.
+    """Sums by place and price, in order, none below zero.
+
+    What a whole period takes back at its end, because its discounts are more than its charges and fees, is taken from
+    the charges before, the latest first, so that credits never pay more than there is to pay. Whatever else is below
+    zero is taken from charges of the same names and time, in order, and only its rest from those before.
     """
-    sums: dict[tuple[Place, str, int], tuple[int, int]] = {}
-    for place, currency, price, quantity, charge in demands:
-        before = sums.get((place, currency, price), (0, 0))
-        sums[place, currency, price] = (before[0] + quantity, before[1] + charge)
+    sums: dict[tuple[Place, str, int, int], tuple[int, int]] = {}
+    for place, currency, price, quantity, charge, credits in demands:
+        before = sums.get((place, currency, price, credits), (0, 0))
+        sums[place, currency, price, credits] = (before[0] + quantity, before[1] + charge)
     groups: dict[tuple[object, ...], list[Demand]] = {}
-    for (place, currency, price), (quantity, charge) in sorted(sums.items()):
-        demand = Demand(place, currency, price, quantity, charge)
+    debts: list[tuple[int, str, int]] = []
+    for (place, currency, price, credits), (quantity, charge) in sorted(sums.items()):
+        if charge < 0 and not any(place[1:]):
+            debts.append((place.at_nanos, currency, -charge))
+            continue
+        demand = Demand(place, currency, price, quantity, charge, credits)
         groups.setdefault((*place[:4], currency), []).append(demand)
-    netted = [demand for group in groups.values() for demand in _net_group(group)]
-    return sorted(demand for demand in netted if demand.quantity_micros or demand.charge_attos)
+    netted: list[Demand] = []
+    for group in groups.values():
+        debt = -sum(min(0, demand.charge_attos) for demand in group)
+        for demand in group:
+            charge = max(0, demand.charge_attos)
+            taken = min(debt, charge)
+            debt -= taken
+            netted.append(demand._replace(charge_attos=charge - taken, quantity_micros=max(0, demand.quantity_micros)))
+        if debt:
+            debts.append((group[0].place.at_nanos, group[0].currency, debt))
+    netted.sort()
+    for at_nanos, currency, debt in sorted(debts):
+        _take_back(netted, at_nanos, currency, debt)
+    return [demand for demand in netted if demand.quantity_micros or demand.charge_attos]
 
 
-def _net_group(group: list[Demand]) -> Iterable[Demand]:
-    debt = -sum(min(0, demand.charge_attos) for demand in group)
-    for demand in group:
-        charge = max(0, demand.charge_attos)
-        taken = min(debt, charge)
-        debt -= taken
-        yield demand._replace(charge_attos=charge - taken, quantity_micros=max(0, demand.quantity_micros))
+def _take_back(demands: list[Demand], at_nanos: int, currency: str, debt: int) -> None:
+    """Lower the charges up to an instant, from the last one backwards; their units stay as they are."""
+    for index in reversed(range(len(demands))):
+        demand = demands[index]
+        if not debt:
+            return
+        if demand.place.at_nanos <= at_nanos and demand.currency == currency:
+            taken = min(debt, demand.charge_attos)
+            debt -= taken
+            demands[index] = demand._replace(charge_attos=demand.charge_attos - taken)
 
 
 def burn(grants: Iterable[Grant], voids: Iterable[Void], demands: Iterable[Demand], until_nanos: int) -> Burned:
@@ -125,7 +152,7 @@ class _Burning:
         self._overage: list[Demand] = []
         self._endings: list[Ending] = []
         self._successors: dict[str, Grant] = {}
-        self._covered: dict[tuple[str, ...], list[_Pot]] = {}  # names of usage -> the pots that may pay for it
+        self._covered: dict[tuple[object, ...], list[_Pot]] = {}  # names of usage -> the pots that may pay for it
         self._next_end = self._find_next_end()
 
     def _open_pot(self, grant: Grant) -> _Pot:
@@ -166,17 +193,13 @@ class _Burning:
     def _find_next_end(self) -> int | None:
         return min((pot.end_nanos for pot in self._pots if pot.end_nanos is not None), default=None)
 
-    def _list_covering(self, place: Place) -> list[_Pot]:
+    def _list_covering(self, place: Place, *, in_credits: bool) -> list[_Pot]:
         """In the order of burning; grants that have not begun are among them."""
-        names = place[1:]
-        if names not in self._covered:
-            project_id, step, model, unit = names
-            self._covered[names] = [
-                pot
-                for pot in self._pots
-                if pot.grant.scope.covers(project_id=project_id, step=step, model=model, unit=unit)
-            ]
-        return self._covered[names]
+        key = (*place[1:], in_credits)
+        if key not in self._covered:
+            names = {"project_id": place.project_id, "step": place.step, "model": place.model, "unit": place.unit}
+            self._covered[key] = [pot for pot in self._pots if pot.grant.scope.covers(**names, in_credits=in_credits)]
+        return self._covered[key]
 
     def _end_pot(self, pot: _Pot) -> None:
         grant, end, left = pot.grant, pot.end_nanos, pot.left
@@ -193,13 +216,19 @@ class _Burning:
             self._endings.append(Ending(grant.grant_id, kind, end, left - carried))
 
     def _pay(self, demand: Demand) -> None:
-        """Units come before money in the order, so a money grant pays for what units left."""
-        place, currency, price, quantity, charge = demand
-        for pot in self._list_covering(place):
+        """Units come before credits and those before money in the order: each pays for what the ones before left."""
+        place, currency, price, quantity, charge, each = demand
+        credits: int | None = None  # millionths still to be paid; counted when units have paid
+        for pot in self._list_covering(place, in_credits=bool(each)):
             grant = pot.grant
             if not pot.left or grant.start_nanos > place.at_nanos:
                 continue
-            if grant.measure is Measure.UNITS:
+            if grant.measure is Measure.UNITS and each and grant.asset == CREDITS:
+                credits = quantity * each // MICROS if credits is None else credits
+                amount = min(pot.left, credits)
+                credits -= amount
+                value = min(charge, amount * price // each) if credits else charge
+            elif grant.measure is Measure.UNITS:
                 amount = min(pot.left, quantity)
                 value = min(charge, amount * price // MICROS)  # a price has at most 12 decimals: nothing is cut
                 quantity -= amount
@@ -210,7 +239,7 @@ class _Burning:
                 charge -= value
                 self._note(grant, place, currency, amount, value)
         if quantity or charge:
-            self._overage.append(Demand(place, currency, price, quantity, charge))
+            self._overage.append(Demand(place, currency, price, quantity, charge, each))
 
     def _note(self, grant: Grant, place: Place, currency: str, amount: int, value: int) -> None:
         key = (grant.grant_id, place, currency)

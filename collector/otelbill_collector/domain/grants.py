@@ -11,7 +11,8 @@ from enum import StrEnum
 from otelbill_collector.domain.ids import digest_parts
 from otelbill_collector.domain.instants import MINUTE_NANOS, floor_slice, format_instant
 from otelbill_collector.domain.money import format_attos
-from otelbill_collector.domain.quantities import MICROS
+from otelbill_collector.domain.quantities import format_micros
+from otelbill_collector.domain.ratecard import CREDITS
 from otelbill_collector.domain.selectors import matches_pattern, normalize_model
 
 # Credits know usage by the quarter of an hour: local midnight, and so a month's end, is on one in every time zone.
@@ -48,12 +49,14 @@ class Scope:
     model: str | None = None
     unit: str | None = None
 
-    def covers(self, *, project_id: str, step: str, model: str, unit: str) -> bool:
-        """True when usage of these names ('' where it has none) is inside."""
+    def covers(self, *, project_id: str, step: str, model: str, unit: str, in_credits: bool = False) -> bool:
+        """True when usage of these names ('' where it has none) is inside. The unit `credits` is every unit that costs
+        credits.
+        """
         return (
             self.project_id in (None, project_id)
             and self.step in (None, step)
-            and self.unit in (None, unit)
+            and (self.unit in (None, unit) or (in_credits and self.unit == CREDITS))
             and (self.model is None or matches_pattern(normalize_model(self.model), model.lower()))
         )
 
@@ -109,11 +112,11 @@ class Grant:
         object.__setattr__(self, "grant_id", _derive_id(self))
 
     @property
-    def order(self) -> tuple[bool, int, int, bool, int, str]:
-        """The order of burning: units before money, then priority, soonest expiry, promotional, start, id."""
+    def order(self) -> tuple[int, int, int, bool, int, str]:
+        """The order of burning: units, then credits, then money; priority, soonest expiry, promotional, start, id."""
         expiry = _LATEST if self.expiry_nanos is None else self.expiry_nanos
-        paid = self.origin is Origin.PAID
-        return (self.measure is Measure.MONEY, self.priority, expiry, paid, self.start_nanos, self.grant_id)
+        kind = 2 if self.measure is Measure.MONEY else 1 if self.asset == CREDITS else 0
+        return (kind, self.priority, expiry, self.origin is Origin.PAID, self.start_nanos, self.grant_id)
 
     def format_amount(self, amount: int) -> str:
         """Decimal text of an amount of this grant."""
@@ -150,14 +153,6 @@ def create_successor(parent: Grant, amount: int) -> Grant:
         scope=parent.scope,
         parent_id=parent.grant_id,
     )
-
-
-def format_micros(micros: int) -> str:
-    """Decimal text of a quantity in millionths."""
-    sign, digits = ("-", -micros) if micros < 0 else ("", micros)
-    whole, fraction = divmod(digits, MICROS)
-    text = f"{fraction:06d}".rstrip("0")
-    return f"{sign}{whole}.{text}" if text else f"{sign}{whole}"
 
 
 def derive_successor_id(grant_id: str) -> str:

@@ -169,6 +169,14 @@ def spell_product(quantity: Quantity, unit_attos: int) -> str:
     return f"{quantity:,} x {format_attos(unit_attos)} = {format_exact(amount)}"
 
 
+def spell_credits(quantity: Quantity, each: str, worth: str) -> str:
+    """`40 x 5 credits = 200 credits; x 0.01 = 2`."""
+    credits = Fraction(quantity) * Fraction(each)
+    amount = parse_exact(str(credits * Fraction(worth)))
+    count = format_exact(parse_exact(str(credits)))
+    return f"{quantity:,} x {each} credits = {count} credits; x {worth} = {format_exact(amount)}"
+
+
 def format_exact(amount: Fraction) -> str:
     """Exact text of attos in major units: a decimal where it ends ("0.15"), otherwise a fraction ("1/3")."""
     if amount.denominator == 1:

@@ -12,7 +12,7 @@ from otelbill_collector.domain.charges import TIERED, Commitment, Fee, Minimum, 
 from otelbill_collector.domain.money import format_attos
 from otelbill_collector.domain.price_overrides import COST_CURRENCY, ProviderPrice
 from otelbill_collector.domain.prices import Json, create_price_version, render_percent
-from otelbill_collector.domain.quantities import format_quantity
+from otelbill_collector.domain.quantities import format_micros, format_quantity
 from otelbill_collector.domain.ratecard import ChargePrice, Markup, RateCard
 from otelbill_collector.domain.rating import Rater
 from otelbill_collector.domain.selectors import EventNames, Membership, Selector
@@ -51,7 +51,7 @@ def list_entries(
 ) -> Iterator[ListedEntry]:
     """Every entry of a card, in its order, then provider prices and what customers belong to."""
     for price in card.prices:
-        yield _list_one("prices", price.unit, price.selector, _say_price(price.attos), card.currency, price.render())
+        yield _list_one("prices", price.unit, price.selector, _say_own(price), card.currency, price.render())
     for markup in card.markups:
         text = f"cost + {render_percent(markup.percent_scaled)} %"
         yield _list_one("markup", "", markup.selector, text, card.currency, markup.render())
@@ -88,6 +88,14 @@ def _list_one(
 ) -> ListedEntry:
     version = create_price_version(section, {"currency": currency, "name": name, "entry": {**content}})
     return ListedEntry(section, name, selector, says, version.version_id)
+
+
+def _say_own(price: ChargePrice) -> str:
+    return (
+        _say_price(price.attos)
+        if price.credits_micros is None
+        else f"{format_micros(price.credits_micros)} credits each"
+    )
 
 
 def _say_price(attos: int) -> str:
@@ -152,7 +160,7 @@ def _say_entry(entry: ChargePrice | PeriodCharge | Markup | None) -> str | None:
         case None:
             return None
         case ChargePrice():
-            text = _say_price(entry.attos)
+            text = _say_own(entry)
         case PeriodCharge():
             text = f"{entry.name}: {_say_charge(entry)}"
         case Markup():

@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 from otelbill_collector.domain.ids import digest_parts
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.money import ATTOS_DIGITS, EXACT, format_attos
+from otelbill_collector.domain.quantities import QUANTITY_DECIMALS_MAX
 
 T = TypeVar("T")
 
@@ -23,6 +24,7 @@ PRICE_DECIMALS_MAX = 12  # per unit; x 6 decimals of a quantity or of a markup i
 PER_MAX = 10**12
 _PRICE_MAX = 10**9
 _STEP: int = 10 ** (ATTOS_DIGITS - PRICE_DECIMALS_MAX)
+_CREDIT_STEP: int = 10 ** (ATTOS_DIGITS - QUANTITY_DECIMALS_MAX)
 _DIVISION = Context(prec=60)  # far past the 12th decimal, where the quotient is rounded
 
 Json = None | bool | int | str | list["Json"] | dict[str, "Json"]
@@ -54,6 +56,19 @@ def parse_unit_price(price: str | int, per: int = 1) -> int:
             "use a price with fewer decimals, or a `per` that is a power of ten",
         )
     return int(attos)
+
+
+def parse_unit_credits(credits: str | int, per: int = 1) -> int:
+    """Millionths of credits for one unit, of credits written for `per` units. Raises InvalidPrice past 6 decimals.
+
+    `parse_unit_credits("3", 1_000)` is 3,000: a unit costs 0.003 credits.
+    """
+    attos = parse_unit_price(credits, per)
+    micros, rest = divmod(attos, _CREDIT_STEP)
+    if rest:
+        message = f"{credits} credits per {per} have more than {QUANTITY_DECIMALS_MAX} decimals for one unit"
+        raise InvalidPrice(message, "use credits that are worth less, so that a unit costs more of them")
+    return micros
 
 
 def parse_percent(percent: str | int) -> int:

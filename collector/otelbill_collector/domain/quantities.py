@@ -30,3 +30,19 @@ def from_micros(micros: int) -> Quantity:
 def format_quantity(quantity: Quantity) -> str:
     """Decimal text with commas between thousands: "1,234,567.5"."""
     return f"{quantity:,}" if isinstance(quantity, int) else f"{quantity:,f}"
+
+
+def format_micros(micros: int) -> str:
+    """Decimal text of a quantity in millionths."""
+    sign, digits = ("-", -micros) if micros < 0 else ("", micros)
+    whole, fraction = divmod(digits, MICROS)
+    text = f"{fraction:06d}".rstrip("0")
+    return f"{sign}{whole}.{text}" if text else f"{sign}{whole}"
+
+
+def multiply_credits(micros: int, credits_micros: int) -> int:
+    """Millionths of credits for a quantity, at so many for one unit. Raises InexactAmount past 6 decimals."""
+    product, rest = divmod(micros * credits_micros, MICROS)
+    if rest:
+        raise InexactAmount(f"{format_micros(micros)} x {format_micros(credits_micros)} credits has too many decimals")
+    return product

@@ -17,12 +17,14 @@ from otelbill_collector.domain.card_problems import (
     list_overlaps,
 )
 from otelbill_collector.domain.charges import Commitment, Discount, Fee, Minimum, PeriodCharge
-from otelbill_collector.domain.money import format_attos
+from otelbill_collector.domain.money import ATTOS_PER_UNIT, format_attos
 from otelbill_collector.domain.prices import Json, render_percent
+from otelbill_collector.domain.quantities import MICROS, format_micros
 from otelbill_collector.domain.selectors import EventNames, Rank, Selector
 
 __all__ = [
     "AT_COST",
+    "CREDITS",
     "DEFAULT_CURRENCY",
     "CardProblem",
     "ChargePrice",
@@ -37,18 +39,25 @@ __all__ = [
 ]
 
 DEFAULT_CURRENCY = "USD"
+CREDITS = "credits"  # the unit of what is granted in advance and burned at so many for one of another unit
+ATTOS_PER_MICRO = ATTOS_PER_UNIT // MICROS
 
 
 @dataclass(frozen=True, slots=True)
 class ChargePrice:
-    """A price for one unit: `attos` of the card's currency, at most 12 decimals."""
+    """A price for one unit: `attos` of the card's currency, at most 12 decimals; or `credits_micros`, millionths of
+    credits, whose own price in force says what it comes to.
+    """
 
     unit: str
     attos: int
     selector: Selector = field(default_factory=Selector)
+    credits_micros: int | None = None
 
     def render(self) -> dict[str, Json]:
         """JSON-able form, for a price version."""
+        if self.credits_micros is not None:
+            return {"credits": format_micros(self.credits_micros), **self.selector.render()}
         return {"price": format_attos(self.attos), **self.selector.render()}
 
 
@@ -156,6 +165,7 @@ def _list_problems(card: RateCard) -> Iterable[CardProblem]:
     yield from list_overlaps([*prices, *charges], "unit")
     yield from list_overlaps([Placed("markup", n, "", entry.selector) for n, entry in enumerate(card.markups)], "usage")
     yield from list_charge_problems(card.charges)
+    yield from _list_credit_problems(card)
     named: tuple[tuple[str, Sequence[Named]], ...] = (
         ("fees", card.fees),
         ("minimums", card.minimums),
@@ -171,6 +181,29 @@ def _list_problems(card: RateCard) -> Iterable[CardProblem]:
             f"a markup needs a card in {DEFAULT_CURRENCY}, since provider prices are; this one is in {card.currency}",
             f"state prices for every unit instead, or set currency: {DEFAULT_CURRENCY}",
         )
+
+
+def _list_credit_problems(card: RateCard) -> Iterable[CardProblem]:
+    """Credits must have a price in money, by event, of which the products with any number of them are exact."""
+    costing = [number for number, entry in enumerate(card.prices) if entry.credits_micros is not None]
+    worth = [(number, entry) for number, entry in enumerate(card.prices) if entry.unit == CREDITS]
+    for number in costing:
+        if card.prices[number].unit == CREDITS:
+            yield CardProblem(("prices", number, "credits"), "a credit cannot cost credits", "give it a price in money")
+        elif not worth:
+            yield CardProblem(
+                ("prices", number, "credits"),
+                "says what it costs in credits, and nothing says what a credit is worth",
+                f'add a price of the unit {CREDITS}, such as {{unit: {CREDITS}, price: "0.01"}}',
+            )
+    for number, entry in worth if costing else ():
+        if entry.attos % ATTOS_PER_MICRO:
+            message = f"a credit at {format_attos(entry.attos)} has more than 6 decimals"
+            yield CardProblem(("prices", number, "price"), message, "use a price with fewer decimals, or more credits")
+    for number, charge in enumerate(card.charges if costing else ()):
+        if charge.unit == CREDITS:
+            remedy = f"give {CREDITS} a price in `prices`, and a customer's allowance as a grant of credits"
+            yield CardProblem(("charges", number, "unit"), "credits that units cost are priced by event", remedy)
 
 
 # Without a rate card a charge is what the provider charges; a custom unit, which has no provider, stays unpriced.

@@ -16,7 +16,7 @@ from otelbill_collector.domain.charges import PeriodCharge
 from otelbill_collector.domain.money import EXACT, InexactAmount, multiply_exact
 from otelbill_collector.domain.prices import PriceVersion, Timeline
 from otelbill_collector.domain.provider_prices import PriceBook
-from otelbill_collector.domain.quantities import to_micros
+from otelbill_collector.domain.quantities import multiply_credits, to_micros
 from otelbill_collector.domain.ratecard import AT_COST, EventNames, RateCard
 from otelbill_collector.domain.selectors import Membership
 from otelbill_collector.domain.tariffs import PARENTS, PLANS_MAX, Levels, Plan, Tariff, UnitRate, create_route
@@ -236,7 +236,7 @@ def _rate_quantities(tariff: Tariff, quantities: Quantities, currency: str) -> R
         rate = rates[unit] if unit in rates else tariff.find_rate(unit)
         if rate is None:
             continue
-        _, charge_price, cost_price, _ = rate
+        _, charge_price, cost_price, _, _ = rate
         if charge_price is None or cost_price is None or quantity.__class__ is not int or quantity < 0:
             whole = _append_part(lines, rate, quantity, problems) and whole
             continue
@@ -255,7 +255,7 @@ def _append_part(lines: list[Line], rate: UnitRate, quantity: Quantity, problems
 
     A request that nobody prices has no line; what keeps a part from a charge joins `problems`.
     """
-    unit, charge_price, cost_price, entry = rate
+    unit, charge_price, cost_price, entry, _ = rate
     charge = cost = None
     try:
         if not _is_countable(quantity):
@@ -264,6 +264,8 @@ def _append_part(lines: list[Line], rate: UnitRate, quantity: Quantity, problems
             charge = None if charge_price is None else multiply_exact(quantity, charge_price)
             if isinstance(entry, PeriodCharge):
                 to_micros(quantity)  # inexact when the period's charge could not multiply it
+            if rate.credits_micros:
+                multiply_credits(to_micros(quantity), rate.credits_micros)
             cost = None if cost_price is None else multiply_exact(quantity, cost_price)
     except (InexactAmount, ArithmeticError):
         problems.append(f"inexact: {unit}")

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from otelbill_collector.domain.ids import derive_event_id, derive_record_id
+from otelbill_collector.domain.span_columns import Template
 from otelbill_collector.domain.usage import Candidate, Decision, RatingState
 
 
@@ -89,6 +90,23 @@ def _render_runs(*runs: Any) -> list[str]:  # Any: tuples of fields, and a type
     was read from a segment has another `repr`.
     """
     return ["\x1f".join(map(repr, run)) for run in runs if isinstance(run, tuple)]
+
+
+def render_template(template: Template) -> list[str]:
+    """The parts of that text which all spans of a template share, with the separators around them.
+
+    They stand before the response id, the customer, the quantities and the service, and behind the service.
+    """
+    t = template
+    runs = (
+        (t.dialect, t.role, t.detail, t.provider, t.model, t.request_model, t.operation),
+        (t.service_tier,),
+        (t.attempt, None, t.failed, t.billable, t.reason, t.usage_source, t.caveats),
+        (None, t.emitter),
+        (t.traits,),
+    )
+    names, tier, verdict, emitter, traits = ("\x1f".join(map(repr, run)) for run in runs)
+    return [f"\x1f{names}\x1f", f"\x1f{tier}\x1f", f"\x1f{verdict}\x1f[", f"]\x1f{emitter}\x1f", f"\x1f{traits}"]
 
 
 def identify_candidate(candidate: Candidate) -> str:

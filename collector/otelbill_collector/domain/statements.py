@@ -13,7 +13,7 @@ from typing import Any
 
 from otelbill_collector.domain.charges import TIERED, ChargeLine, Part, PeriodCharge, Pricing, Tier, price_parts
 from otelbill_collector.domain.instants import parse_instant
-from otelbill_collector.domain.invoices import Entry, LineKind, format_exact, spell_product
+from otelbill_collector.domain.invoices import Entry, LineKind, format_exact, spell_credits, spell_product
 from otelbill_collector.domain.money import EXACT, format_attos, parse_attos
 from otelbill_collector.domain.prices import render_percent
 from otelbill_collector.domain.selectors import EventNames, Selector
@@ -66,8 +66,7 @@ def make_statement(
     """
     entries = [*price_events(sums, versions), *price_charges(sums, versions)]
     entries += [_charge_fee(term) for term in terms if term.section == FEE]
-    full = list(entries)
-    entries += [discount for term in terms if term.section == DISCOUNT for discount in _discount(term, full)]
+    entries += _list_discounts([term for term in terms if term.section == DISCOUNT], list(entries))
     for term in terms:
         if term.section == MINIMUM:
             entries += _fill_up(term, LineKind.MINIMUM, _total(entries), "the period came to")
@@ -91,7 +90,7 @@ def price_events(sums: Sequence[UsageSum], versions: Versions) -> Iterator[Entry
     """One entry for each unit and price of each group of records: quantity x price."""
     for item in sorted(sums, key=_order):
         entries = [
-            _price_unit(item, unit, quantity, price["charge"])
+            _price_unit(item, unit, quantity, price)
             for unit, quantity, price in _list_priced(item, versions)
             if price["charge"] not in (None, "period")
         ]
@@ -106,8 +105,9 @@ def _order(item: UsageSum) -> tuple[str, ...]:
     return tuple(name or "" for name in names)
 
 
-def _price_unit(item: UsageSum, unit: str, quantity: Quantity, charge: str) -> Entry:
-    attos = parse_attos(charge)
+def _price_unit(item: UsageSum, unit: str, quantity: Quantity, price: Mapping[str, Any]) -> Entry:
+    attos = parse_attos(price["charge"])
+    credits = price.get("credits")
     return Entry(
         LineKind.USAGE,
         Fraction(quantity) * attos,
@@ -119,7 +119,9 @@ def _price_unit(item: UsageSum, unit: str, quantity: Quantity, charge: str) -> E
         quantity=quantity,
         unit_attos=attos,
         version=item.version,
-        arithmetic=spell_product(quantity, attos),
+        arithmetic=spell_product(quantity, attos)
+        if credits is None
+        else spell_credits(quantity, credits["each"], credits["worth"]["price"]),
         events=item.events,
     )
 
@@ -232,13 +234,18 @@ def _charge_fee(term: Term) -> Entry:
     return Entry(LineKind.FEE, amount, label=term.name, version=term.version_id, arithmetic=text)
 
 
-def _discount(term: Term, entries: Sequence[Entry]) -> Iterator[Entry]:
-    """A percentage off what usage and fees come to, before other discounts."""
-    base = _total(entry for entry in entries if _is_discounted(term, entry))
-    amount = -base * Fraction(term.percent_scaled, _PERCENT)
-    if amount:
-        text = f"{render_percent(term.percent_scaled)} % of {format_exact(base)}"
-        yield Entry(LineKind.DISCOUNT, amount, label=term.name, version=term.version_id, arithmetic=text)
+def _list_discounts(terms: Iterable[Term], entries: Sequence[Entry]) -> Iterator[Entry]:
+    """Percentages off what usage, charges and fees come to, before other discounts; together at most all of it."""
+    left = _total(entries)
+    for term in terms:
+        base = _total(entry for entry in entries if _is_discounted(term, entry))
+        wanted = base * Fraction(term.percent_scaled, _PERCENT)
+        taken = min(wanted, left)
+        left -= taken
+        if taken:
+            text = f"{render_percent(term.percent_scaled)} % of {format_exact(base)}"
+            text += "" if taken == wanted else f", at most the {format_exact(taken)} that is left"
+            yield Entry(LineKind.DISCOUNT, -taken, label=term.name, version=term.version_id, arithmetic=text)
 
 
 def _is_discounted(term: Term, entry: Entry) -> bool:

@@ -21,7 +21,8 @@ from otelbill_collector.domain.prices import (
     multiply_markup,
 )
 from otelbill_collector.domain.provider_prices import COST_CURRENCY, PriceBook
-from otelbill_collector.domain.ratecard import ChargePrice, EventNames, Markup, RateCard, find_entry
+from otelbill_collector.domain.quantities import MICROS, format_micros
+from otelbill_collector.domain.ratecard import CREDITS, ChargePrice, EventNames, Markup, RateCard, find_entry
 from otelbill_collector.domain.usage import Quantities
 
 _UNITS_MAX = 1_024  # units seen per tariff
@@ -50,6 +51,12 @@ class UnitRate(NamedTuple):
     charge_attos: int | None
     cost_attos: int | None
     entry: ChargePrice | PeriodCharge | Markup | None  # where the charge comes from
+    worth: ChargePrice | None = None  # of a credit, where the entry says how many of them one unit costs
+
+    @property
+    def credits_micros(self) -> int:
+        """Millionths of a credit that one unit costs; 0 where its price is money."""
+        return 0 if self.worth is None or not isinstance(self.entry, ChargePrice) else self.entry.credits_micros or 0
 
 
 class Plan(NamedTuple):
@@ -97,7 +104,16 @@ class Tariff:
         charge = entry.attos if isinstance(entry, ChargePrice) else 0 if isinstance(entry, PeriodCharge) else None
         if isinstance(entry, Markup) and cost is not None:
             charge = multiply_markup(cost, entry.percent_scaled)
-        return UnitRate(unit, charge, cost, entry if charge is not None else None)
+        worth = None
+        if isinstance(entry, ChargePrice) and entry.credits_micros is not None:
+            worth = self._find_worth()
+            charge = None if worth is None else entry.credits_micros * worth.attos // MICROS  # exact: the card checks
+        return UnitRate(unit, charge, cost, entry if charge is not None else None, worth)
+
+    def _find_worth(self) -> ChargePrice | None:
+        """The price of a credit for these names."""
+        found = self._find_price(CREDITS)
+        return found if isinstance(found, ChargePrice) else None
 
     def _find_price(self, unit: str) -> ChargePrice | PeriodCharge | None:
         return find_entry(self.card.list_unit_entries(unit), self.names, self.at_nanos)
@@ -151,11 +167,14 @@ def _render_rate(rate: UnitRate) -> Json:
     if isinstance(rate.entry, PeriodCharge):
         covered = {"name": rate.entry.name, "unit": rate.entry.unit, "version": rate.entry.version.version_id}
         return {"charge": "period", "cost": cost, "entry": {"period_charge": {**covered}}}
-    return {
+    content: dict[str, Json] = {
         "charge": None if rate.charge_attos is None else format_attos(rate.charge_attos),
         "cost": cost,
         "entry": rate.entry.render() if rate.entry else None,
     }
+    if rate.worth is not None:
+        content["credits"] = {"each": format_micros(rate.credits_micros), "worth": rate.worth.render()}
+    return content
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,41 +16,61 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otelbill_collector.domain.instants import DAY_NANOS
+from otelbill_collector.native.links import sort_entries
+from otelbill_collector.native.loading import find_library
 
 _ENTRY = np.dtype([("key", "<i8"), ("segment", "<u4"), ("position", "<u4")])
 _CHUNK_ENTRIES = 4_096
 _RUNS_PER_LEVEL = 16
 _RUN_ENTRIES_MAX = 1 << 20  # a merge happens within a commit, and must stay short beside it
 
+_SORTED_MIN = 2_048  # entries from which the native order is the quicker one
+
 Prefixes = NDArray[np.int64]
+Keys = Sequence[bytes] | NDArray[np.uint8]
+"""Claim keys of 16 bytes, one by one or as [m, 16]."""
 Entries = NDArray[Any]  # of _ENTRY: numpy has no static type for records
 
 
-def read_prefixes(keys: Sequence[bytes]) -> Prefixes:
+def read_prefixes(keys: Keys) -> Prefixes:
     """The first eight bytes of 16-byte keys as integers."""
-    prefixes: Prefixes = np.frombuffer(b"".join(keys), dtype="<i8")[::2]
+    raw = keys if isinstance(keys, np.ndarray) else np.frombuffer(b"".join(keys), dtype=np.uint8)
+    prefixes: Prefixes = raw.reshape(-1).view("<i8")[::2]
     return prefixes
 
 
 def append_claims(
     connection: sqlite3.Connection,
     segment_id: int,
-    keys: Sequence[bytes],
+    keys: Keys,
     positions: Sequence[int] | NDArray[np.int64],
     days: set[int],
 ) -> None:
     """Keep that each key leads to the record at its position in the segment. Call inside a write transaction."""
-    _save_run(connection, 0, make_entries(segment_id, keys, positions), min(days), max(days))
+    _save_run(connection, 0, _sort_fresh(make_entries(segment_id, keys, positions)), min(days), max(days))
     _merge_runs(connection, 0)
 
 
-def make_entries(segment_id: int, keys: Sequence[bytes], positions: Sequence[int] | NDArray[np.int64]) -> Entries:
+def make_entries(segment_id: int, keys: Keys, positions: Sequence[int] | NDArray[np.int64]) -> Entries:
     """One entry per key, in the order given."""
     entries: Entries = np.empty(len(keys), dtype=_ENTRY)
     entries["key"] = read_prefixes(keys)
     entries["segment"] = segment_id
     entries["position"] = positions
     return entries
+
+
+def _sort_fresh(entries: Entries) -> Entries:
+    """Entries by key, in place where that is quicker."""
+    if len(entries) < _SORTED_MIN or find_library() is None:
+        return _sort_runs(entries)
+    sort_entries(entries)
+    return entries
+
+
+def _sort_runs(entries: Entries) -> Entries:
+    """Entries by key. What consists of a few ordered parts, as runs to be merged do, is ordered by merging them."""
+    return entries[np.argsort(entries["key"], kind="stable")]
 
 
 def read_entries(body: bytes) -> Entries:
@@ -108,8 +128,7 @@ def _search_run(connection: sqlite3.Connection, run_id: int, prefix: int) -> Ite
             yield int(entry["segment"]), int(entry["position"])
 
 
-def _save_run(connection: sqlite3.Connection, level: int, entries: Entries, day_min: int, day_max: int) -> None:
-    ordered = entries[np.argsort(entries["key"], kind="stable")]
+def _save_run(connection: sqlite3.Connection, level: int, ordered: Entries, day_min: int, day_max: int) -> None:
     row = (level, day_min, day_max, len(ordered))
     run_id = connection.execute(
         "INSERT INTO claim_run (level, day_min, day_max, entries) VALUES (?, ?, ?, ?)", row
@@ -133,7 +152,7 @@ def _merge_runs(connection: sqlite3.Connection, level: int) -> None:
     gone = [(run_id,) for run_id, *_ in runs]
     connection.executemany("DELETE FROM claim_chunk WHERE run_id = ?", gone)
     connection.executemany("DELETE FROM claim_run WHERE run_id = ?", gone)
-    _save_run(connection, level + 1, merged, min(run[1] for run in runs), max(run[2] for run in runs))
+    _save_run(connection, level + 1, _sort_runs(merged), min(run[1] for run in runs), max(run[2] for run in runs))
     _merge_runs(connection, level + 1)
 
 

@@ -5,9 +5,9 @@ Owns the short ways there. `segments` owns the columns' names and types, and the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,10 @@ from otelbill_collector.ledger.members import Singles
 from otelbill_collector.ledger.segments import (
     OF_CANDIDATE,
     SCHEMA,
+    build_form,
     encode_amounts,
     render_other,
     render_quantities,
-    render_unit,
 )
 
 _PARTS = tuple((name, attribute) for name, (_, attribute) in OF_CANDIDATE.items() if attribute != "quantities")
@@ -96,22 +96,11 @@ def _encode_quantities(quantities: Sequence[Quantities]) -> dict[str, pa.Array]:
 
 def _render_whole(quantities: Sequence[Quantities]) -> list[str]:
     """`render_quantities` of whole numbers: spans that count the same units share a template of the text."""
-    forms: dict[tuple[str, ...], tuple[str, Callable[[Quantities], object]]] = {}
     texts = []
     for item in quantities:
-        units = tuple(item)
-        if units not in forms:
-            forms[units] = _build_form(units)
-        form, read = forms[units]
+        form, read = build_form(tuple(item))
         texts.append(form % read(item))
     return texts
-
-
-def _build_form(units: tuple[str, ...]) -> tuple[str, Callable[[Quantities], object]]:
-    """The text with places for the numbers, and what reads them in the order of those places."""
-    order = sorted(units)
-    text = "{" + ", ".join([f'{render_unit(unit)}: "%d"' for unit in order]) + "}"
-    return text, itemgetter(*order) if order else lambda _: ()
 
 
 def _encode_attos(attos: Sequence[int | None]) -> pa.Array:

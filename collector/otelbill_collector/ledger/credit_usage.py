@@ -10,7 +10,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,8 +33,18 @@ _COLUMNS = ("ended_nanos", "rating", "charge", "sign", *_NAMES, "other_quantitie
 _WIDE = pa.decimal256(76, 18)  # room for the sum of any segment's amounts
 _COUNT = pa.decimal256(76, 0)
 
-Sums = dict[tuple[str, Place, str, int], tuple[int, int]]  # customer, place, currency, price -> micros, charge attos
-Prices = dict[str, int]  # unit -> attos for one
+
+class UnitPrice(NamedTuple):
+    """What one unit is charged, and how many millionths of a credit it costs; 0 where its price is money."""
+
+    attos: int
+    credits_micros: int
+
+
+_AS_GIVEN = UnitPrice(0, 0)  # of a charge that is not the sum of its units' prices
+_Key = tuple[str, Place, str, UnitPrice]  # customer, place, currency, price
+Sums = dict[_Key, tuple[int, int]]  # -> micros, charge attos
+Prices = dict[str, UnitPrice]  # by unit
 
 
 def fold_credit_usage(connection: sqlite3.Connection) -> tuple[int, set[str]]:
@@ -58,11 +68,11 @@ def fold_credit_usage(connection: sqlite3.Connection) -> tuple[int, set[str]]:
 def load_demands(connection: sqlite3.Connection, customer_id: str, *, before: int, tail: bool = True) -> list[Demand]:
     """A customer's rated usage and period charges of before an instant; with `tail`, of segments past the mark too."""
     rows = connection.execute(
-        "SELECT at_nanos, project_id, step, model, unit, currency, price_attos, quantity_micros, charge_attos"
-        " FROM credit_usage WHERE customer_id = ? AND at_nanos < ?",
+        "SELECT at_nanos, project_id, step, model, unit, currency, price_attos, quantity_micros, charge_attos,"
+        " credits_micros FROM credit_usage WHERE customer_id = ? AND at_nanos < ?",
         (customer_id, before),
     )
-    found = [Demand(Place(*row[:5]), row[5], int(row[6]), int(row[7]), int(row[8])) for row in rows]
+    found = [Demand(Place(*row[:5]), row[5], *map(int, row[6:])) for row in rows]
     rows = connection.execute(
         "SELECT at_nanos, project_id, step, model, unit, currency, charge_attos FROM credit_charge"
         " WHERE customer_id = ? AND at_nanos < ? ORDER BY charge_id",
@@ -70,6 +80,22 @@ def load_demands(connection: sqlite3.Connection, customer_id: str, *, before: in
     )
     found += [Demand(Place(*row[:5]), row[5], charge_attos=int(row[6])) for row in rows]
     return found + (_load_tail(connection, customer_id, before) if tail else [])
+
+
+def find_horizon(
+    connection: sqlite3.Connection, customer_id: str, at_nanos: int, charges: Iterable[Demand] = ()
+) -> int:
+    """Up to when usage must be known to say what credits paid before an instant: what a period takes back at its end
+    (see `net_demands`) may reach back beyond it. `charges` are those of periods that are not kept yet.
+    """
+    query = "SELECT at_nanos, currency, charge_attos FROM credit_charge WHERE customer_id = ? AND at_nanos >= ?"
+    rows = connection.execute(query, (customer_id, at_nanos))
+    found = [((at, currency), int(charge)) for at, currency, charge in rows]
+    found += [((item.place.at_nanos, item.currency), item.charge_attos) for item in charges]
+    sums: dict[tuple[int, str], int] = {}
+    for key, charge in found:
+        sums[key] = sums.get(key, 0) + charge
+    return max([at_nanos, *(at + 1 for (at, _), charge in sums.items() if charge < 0)])
 
 
 def _load_tail(connection: sqlite3.Connection, customer_id: str, before: int) -> list[Demand]:
@@ -80,7 +106,7 @@ def _load_tail(connection: sqlite3.Connection, customer_id: str, before: int) ->
     for _, table in list_tables(connection, mark, ended_to=whole):
         add_table(table.filter(pc.equal(table["customer_id"], customer_id)), prices, sums)
     return [
-        Demand(place, currency, price, micros, charge)
+        Demand(place, currency, price.attos, micros, charge, price.credits_micros)
         for (_, place, currency, price), (micros, charge) in sums.items()
         if place.at_nanos < before
     ]
@@ -94,7 +120,7 @@ class PriceReader:
         self._known: dict[str | None, Prices] = {None: {}}
 
     def find_prices(self, price_version: str | None) -> Prices:
-        """Charge for one unit; units without a charge are left out."""
+        """The price of one unit; units without a charge are left out."""
         if price_version not in self._known:
             body = find_price_version(self._connection, price_version or "")
             self._known[price_version] = {} if body is None else _read_prices(body)
@@ -103,9 +129,13 @@ class PriceReader:
 
 def _read_prices(body: str) -> Prices:
     prices = json.loads(body).get("prices", {})
-    charges = {unit: item["charge"] for unit, item in prices.items() if item.get("charge") is not None}
-    # What a charge of the whole period covers adds nothing to its events.
-    return {unit: 0 if charge == "period" else parse_attos(charge) for unit, charge in charges.items()}
+    return {unit: _read_price(item) for unit, item in prices.items() if item.get("charge") is not None}
+
+
+def _read_price(item: Mapping[str, Any]) -> UnitPrice:
+    """What a charge of the whole period covers adds nothing to its events."""
+    attos = 0 if item["charge"] == "period" else parse_attos(item["charge"])
+    return UnitPrice(attos, to_micros(Decimal(item["credits"]["each"])) if "credits" in item else 0)
 
 
 def add_table(table: pa.Table, prices: PriceReader, sums: Sums) -> None:
@@ -138,11 +168,11 @@ def _add_group(row: Mapping[str, Any], prices: Prices, sums: Sums) -> None:
     rest = sign * (to_attos(row["charge_sum"]) or 0)
     for unit, micros in _split_units(row, prices).items():
         price, signed = prices[unit], sign * micros
-        charge = signed * price // MICROS  # exact: a price has at most 12 decimals
+        charge = signed * price.attos // MICROS  # exact: a price has at most 12 decimals
         rest -= charge
         _add_sum(sums, (customer_id, place._replace(unit=unit), currency, price), signed, charge)
     if rest:  # a charge that an operator gave by hand
-        _add_sum(sums, (customer_id, place, currency, 0), 0, rest)
+        _add_sum(sums, (customer_id, place, currency, _AS_GIVEN), 0, rest)
 
 
 def _split_units(row: Mapping[str, Any], prices: Prices) -> dict[str, int]:
@@ -157,25 +187,25 @@ def _split_units(row: Mapping[str, Any], prices: Prices) -> dict[str, int]:
     return {unit: amount for unit, amount in micros.items() if amount and unit in prices}
 
 
-def _add_sum(sums: Sums, key: tuple[str, Place, str, int], micros: int, charge: int) -> None:
+def _add_sum(sums: Sums, key: _Key, micros: int, charge: int) -> None:
     before = sums.get(key, (0, 0))
     sums[key] = (before[0] + micros, before[1] + charge)
 
 
 _WHERE = (
     "customer_id = ? AND at_nanos = ? AND project_id = ? AND step = ? AND model = ? AND unit = ? AND currency = ?"
-    " AND price_attos = ?"
+    " AND price_attos = ? AND credits_micros = ?"
 )
 
 
-def _add_row(connection: sqlite3.Connection, key: tuple[str, Place, str, int], micros: int, charge: int) -> None:
+def _add_row(connection: sqlite3.Connection, key: _Key, micros: int, charge: int) -> None:
     customer_id, place, currency, price = key
-    values = (customer_id, *place, currency, str(price))
+    values = (customer_id, *place, currency, str(price.attos), str(price.credits_micros))
     query = f"SELECT quantity_micros, charge_attos FROM credit_usage WHERE {_WHERE}"
     before = connection.execute(query, values).fetchone() or (0, 0)
     micros, charge = micros + int(before[0]), charge + int(before[1])
     if micros or charge:
         row = (*values, str(micros), str(charge))
-        connection.execute("INSERT OR REPLACE INTO credit_usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        connection.execute("INSERT OR REPLACE INTO credit_usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
     else:
         connection.execute(f"DELETE FROM credit_usage WHERE {_WHERE}", values)

@@ -24,7 +24,7 @@ from otelbill_collector.domain.grants import (
 )
 from otelbill_collector.domain.instants import floor_slice, format_instant
 from otelbill_collector.domain.transfers import Flow, Key, Kind, Transfer, list_flows, list_transfers, sum_posted
-from otelbill_collector.ledger.credit_usage import load_demands
+from otelbill_collector.ledger.credit_usage import find_horizon, load_demands
 
 _GRANT_COLUMNS = (
     "grant_id, customer_id, measure, asset, amount, origin, priority, start_nanos, expiry_nanos, project_id, step,"
@@ -126,8 +126,11 @@ def load_book(
     """
     grants = list_grants(connection, customer_id)
     voids = list_voids(connection)
-    demands = load_demands(connection, customer_id, before=at_nanos, tail=tail) if grants else []
-    burned = burn(grants, voids, [*demands, *extra], at_nanos)
+    demands = list(extra)
+    if grants:
+        horizon = find_horizon(connection, customer_id, at_nanos, demands)
+        demands += load_demands(connection, customer_id, before=horizon, tail=tail)
+    burned = burn(grants, voids, demands, at_nanos)
     known = {grant.grant_id: grant for grant in (*grants, *burned.successors.values())}
     ordered = sorted(known.values(), key=lambda grant: grant.order)
     return CreditBook(

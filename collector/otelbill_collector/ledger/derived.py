@@ -305,7 +305,7 @@ def compare_windows(path: Path, metering: Metering, report: Report, progress: Pr
         stored = _sum_hours(scratch, "SELECT * FROM found")
         fresh = _sum_hours(scratch, query.format(hour=_HOUR, db="main."))
         for steps in list_steps(scratch, "ledger") if find_pruned(scratch, schema="ledger") else ():
-            for meter, customer_id, hour, amount in steps[SUMMED_WINDOWS]:
+            for meter, customer_id, hour, amount in steps[SUMMED_WINDOWS][1:]:
                 fresh[meter, customer_id, hour] = fresh.get((meter, customer_id, hour), 0) + int(amount)
     report.counts["stripe_hours"] = len(stored)
     unknown = sorted({str(key[0]) for key in stored if key[0] not in known})

@@ -1,8 +1,9 @@
 """Claim groups: which booked spans belong together, found again across requests and restarts. Owns the group cache.
 
 A group is the closure of spans that share a claim key (trace, provider response id, twin), within a day of each other.
-A key that no stored span carries stays in memory with all its members from its first span on, and needs no query. Other
-keys are looked up in the days around a span's end, and stay in memory until evicted or a transaction fails.
+A key that no stored span carries stays in memory with all its members from its first span on, and needs no query: those
+of spans booked by columns in `recent_keys`, until something touches them. Other keys are looked up in the days around a
+span's end, and stay in memory until evicted or a transaction fails.
 """
 
 from __future__ import annotations
@@ -14,22 +15,28 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from weakref import WeakValueDictionary
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from otelbill_collector.domain.ids import is_twin_key
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.domain.retention import EvidencePruned
+from otelbill_collector.domain.span_columns import Bytes, Int32s, SpanColumns
 from otelbill_collector.domain.usage import Candidate
 from otelbill_collector.ledger.claim_runs import find_claims, list_recent_prefixes, read_prefixes
 from otelbill_collector.ledger.known_keys import KnownKeys
-from otelbill_collector.ledger.members import Member, Row, Singles
+from otelbill_collector.ledger.members import ColumnSingles, Member, Row, Singles
+from otelbill_collector.ledger.recent_keys import RecentKeys
 from otelbill_collector.ledger.segments import build_record, decode_table
+from otelbill_collector.native.links import find_company
 
 Key = tuple[int, bytes]  # day, claim key
 KeyFunction = Callable[[Candidate], tuple[bytes, ...]]
 
 _TABLES_MAX = 32
+_COLUMN_PART = (3, 4)  # of the keys in memory, at most, those of spans booked by columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +59,13 @@ class GroupIndex:
         self._known = KnownKeys(limits.known_keys_max)
         # Every member of the key, on whatever day; a span that stood alone so far is a row of its batch.
         self._fresh: dict[bytes, list[Member] | Row] = {}
+        self._recent = RecentKeys(limits.keys_max * _COLUMN_PART[0] // _COLUMN_PART[1])  # none of them in `_fresh`
         self._stored: OrderedDict[Key, list[Member]] = OrderedDict()  # every member within a day of the day
         self._members: WeakValueDictionary[str, Member] = WeakValueDictionary()
         self._tables: OrderedDict[int, pa.Table] = OrderedDict()
         self._arrived: list[Member] = []  # of the transaction in progress
         self._arrived_singles: list[Singles] = []
+        self._arrived_columns: list[ColumnSingles] = []
         self._doubtful: Set[bytes] = frozenset()  # keys of the batch that may be stored
         self._uncommitted: dict[bytes, list[Member]] = {}  # those of them whose keys are not in `_fresh`
         self.pruned_end_nanos = 0  # what ended before may have been pruned
@@ -80,12 +89,40 @@ class GroupIndex:
         if len(distinct) < len(listed):
             linked.update([key for key, count in Counter(listed).items() if count > 1])
         fresh = self._fresh
+        if len(self._recent):
+            self._take_recent(list(distinct))
         held = fresh.keys() & distinct.keys()
         for key in held:
             fresh[key] = fresh.pop(key)  # the longest unused stands first
         unknown = [key for key in distinct if key not in held] if held else list(distinct)
         self._doubtful = {unknown[place] for place in self._known.find(read_prefixes(unknown))}
         return linked | held | self._doubtful
+
+    def _take_recent(self, keys: Sequence[bytes]) -> None:
+        """Have members of their own for those of the keys that spans booked by columns have."""
+        marks = self._recent.mark(np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 16))
+        for place in np.flatnonzero(marks).tolist():
+            self._find_fresh(keys[place])
+
+    def expect_columns(
+        self, columns: SpanColumns, keys: Bytes, key_starts: Int32s, other_keys: Sequence[tuple[bytes, ...]]
+    ) -> NDArray[np.bool_]:
+        """Which spans in columns have company that must be looked at: in memory, perhaps stored, among the batch's
+        other spans, or in the batch under another key than that of their trace. A span has company when one of its
+        trace has, and when the filter does not cover its day.
+
+        `keys` are theirs, `key_starts` where those of each begin. The spans without company are their whole groups,
+        alone or with others of their trace in these columns.
+        """
+        company: NDArray[np.bool_] = columns.ended_nanos < self.covered_from_nanos
+        met = self._known.mark(read_prefixes(keys))  # what is in memory is stored, and covered as long as it is
+        find_company(keys, key_starts, met, b"".join(chain.from_iterable(other_keys)), company)
+        return company
+
+    def add_columns(self, singles: ColumnSingles) -> None:
+        """Make spans visible that have no company by `expect_columns`. Before members of the batch are looked up."""
+        self._arrived_columns.append(singles)
+        self._recent.add(singles)
 
     def open_keys(self, keys: Iterable[tuple[bytes, ...]]) -> None:
         """Take those of the expected keys into memory that are stored nowhere, for members to be added."""
@@ -121,8 +158,14 @@ class GroupIndex:
     def _find_fresh(self, key: bytes) -> list[Member] | None:
         """The members of a key in memory."""
         held = self._fresh.get(key)
-        if held is None or isinstance(held, list):
+        if isinstance(held, list):
             return held
+        if held is None:
+            rows = self._recent.take(key) if len(self._recent) else None
+            if not rows:
+                return None
+            members = self._fresh[key] = [self._find_single(row) for row in rows]
+            return members
         members = self._fresh[key] = [self._find_single(held)]
         return members
 
@@ -205,11 +248,13 @@ class GroupIndex:
     def forget(self) -> None:
         """Drop everything in memory, after a transaction failed: the database alone says what is booked."""
         self._fresh.clear()
+        self._recent.forget()
         self._stored.clear()
         self._members.clear()
         self._tables.clear()
         self._arrived.clear()
         self._arrived_singles.clear()
+        self._arrived_columns.clear()
         self._uncommitted.clear()
 
     def settle(self) -> None:
@@ -219,6 +264,10 @@ class GroupIndex:
             newest = max(candidate.ended_nanos for candidate in singles.candidates)
             self._known.add(read_prefixes(singles.list_keys()), newest // DAY_NANOS)
         self._arrived_singles.clear()
+        for columns in self._arrived_columns:
+            newest = int(columns.rated.spans.ended_nanos.max())
+            self._known.add(read_prefixes(columns.rated.keys), newest // DAY_NANOS)
+        self._arrived_columns.clear()
         if self._arrived:
             keys = [key for member in self._arrived for key in member.keys]
             self._known.add(read_prefixes(keys), max(member.day for member in self._arrived))
@@ -226,6 +275,9 @@ class GroupIndex:
             self._uncommitted.clear()
         if self._known.covered_from != covered:
             self._stored.clear()  # a key held as stored nowhere may be taken for new by what is left of the filter
+            self._fresh.clear()  # and so may one held with its spans, where it is asked for by columns
+            self._recent.forget()
+        self._recent.settle()
         excess = self.size() - self._limits.keys_max
         while excess > 0 and self._stored:
             self._stored.popitem(last=False)
@@ -235,7 +287,7 @@ class GroupIndex:
 
     def size(self) -> int:
         """Keys in memory."""
-        return len(self._fresh) + len(self._stored)
+        return len(self._fresh) + len(self._stored) + len(self._recent)
 
     @property
     def known_keys(self) -> int:
@@ -287,9 +339,11 @@ class GroupIndex:
             return member
         keys = self._keys_of(record.candidate)
         for key in keys:
-            held = self._fresh.get(key)
-            if isinstance(held, tuple):  # the key's only span, so this one
-                return self._find_single(held)
+            if isinstance(self._fresh.get(key), list):
+                continue  # all of these are known by their ids
+            for member in self._find_fresh(key) or ():  # a row of a batch so far
+                if member.event_id == record.event_id:
+                    return member
         member = Member(
             event_id=record.event_id,
             candidate=record.candidate,

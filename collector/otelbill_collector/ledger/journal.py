@@ -103,16 +103,17 @@ def list_tables(
     ended_from: int | None = None,
     ended_to: int | None = None,
     columns: Sequence[str] | None = None,
+    dictionaries: bool = False,
 ) -> Iterator[tuple[int, pa.Table]]:
     """(segment id, columns) of each segment past `after`, in order; optionally only those that touch [from, to).
 
-    With `columns` only these are read. Raises EvidencePruned at a segment whose body is gone, so that no answer is
-    smaller than it looks.
+    With `columns` only these are read; `dictionaries` as for `decode_table`. Raises EvidencePruned at a segment whose
+    body is gone, so that no answer is smaller than it looks.
     """
     for segment_id, body in _list_bodies(connection, after, ended_from, ended_to):
         if not body:
             raise EvidencePruned(f"{describe_segment(connection, segment_id)}; ask for a later time")
-        yield segment_id, decode_table(body, columns)
+        yield segment_id, decode_table(body, columns, dictionaries=dictionaries)
 
 
 def list_kept_tables(

@@ -8,6 +8,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from otelbill_collector.native.links import add_to_filter, find_in_filter
+from otelbill_collector.native.loading import find_library
+
 _PROBES = 7
 _BITS_PER_KEY = 24  # with seven probes about one key in 10,000 is taken for known and is not
 _FILTER_KEYS_MAX = 1 << 24
@@ -24,19 +27,26 @@ Prefixes = NDArray[np.int64]  # first eight bytes of claim keys
 
 
 class _Filter:
-    """A Bloom filter. Claim keys are digests, so their own bits serve as hashes."""
+    """A Bloom filter. Claim keys are digests, so their own bits serve as hashes.
+
+    The native library sets and asks the same bits as the code here does without it.
+    """
 
     def __init__(self, keys_max: int) -> None:
         self.keys_max = keys_max
         self.keys = 0
         self.newest_day = 0
         lines = keys_max * _BITS_PER_KEY // _LINE_BITS + 1
-        self._lines = np.uint64(lines)
+        self._line_count, self._lines = lines, np.uint64(lines)
         self._bits: NDArray[np.uint8] = np.zeros(lines * _LINE_BITS >> 3, dtype=np.uint8)
 
-    def add(self, hashes: Hashes, newest_day: int) -> None:
-        self.keys += len(hashes)
+    def add(self, prefixes: Prefixes, newest_day: int) -> None:
+        self.keys += len(prefixes)
         self.newest_day = max(self.newest_day, newest_day)
+        if find_library() is not None:
+            add_to_filter(self._bits, self._line_count, prefixes)
+            return
+        hashes = prefixes.astype(np.uint64)
         for start in range(0, len(hashes), _CHUNK_KEYS):
             line, mixed = self._locate(hashes[start : start + _CHUNK_KEYS])
             for probe in range(_PROBES):
@@ -49,8 +59,12 @@ class _Filter:
             self._bits[cell] |= bit
             place = place[(self._bits[cell] & bit) == 0]
 
-    def find(self, hashes: Hashes) -> NDArray[np.int64]:
-        """Places in `hashes` of those that may have been added. Most are told by the first probe or two."""
+    def mark(self, prefixes: Prefixes, marks: NDArray[np.bool_]) -> None:
+        """Set the marks of those that may have been added. Most others are told by the first probe or two."""
+        if find_library() is not None:
+            find_in_filter(self._bits, self._line_count, prefixes, marks)
+            return
+        hashes = prefixes.astype(np.uint64)
         found = np.arange(len(hashes))
         line, mixed = self._locate(hashes)
         for probe in range(_PROBES):
@@ -59,7 +73,7 @@ class _Filter:
             found, line, mixed = found[hit], line[hit], mixed[hit]
             if not len(found):
                 break
-        return found
+        marks[found] = True
 
     def _locate(self, hashes: Hashes) -> tuple[Hashes, Hashes]:
         """(first bit of the line, hash that chooses within it) of each: the upper halves, stretched over the lines."""
@@ -88,19 +102,23 @@ class KnownKeys:
 
     def add(self, prefixes: Prefixes, newest_day: int) -> None:
         """Remember keys, of which none ended after `newest_day`."""
-        hashes = prefixes.astype(np.uint64)
-        while len(hashes):
+        while len(prefixes):
             here = self._find_room()
-            part = hashes[: here.keys_max - here.keys]
+            part = prefixes[: here.keys_max - here.keys]
             here.add(part, newest_day)
-            hashes = hashes[len(part) :]
+            prefixes = prefixes[len(part) :]
 
     def find(self, prefixes: Prefixes) -> list[int]:
         """Places in `prefixes` of the keys that may be stored, ascending."""
-        hashes = prefixes.astype(np.uint64)
-        found = [item.find(hashes) for item in self._filters]
-        places: list[int] = np.unique(np.concatenate(found)).tolist() if found else []
+        places: list[int] = np.flatnonzero(self.mark(prefixes)).tolist()
         return places
+
+    def mark(self, prefixes: Prefixes) -> NDArray[np.bool_]:
+        """For each key whether it may be stored."""
+        marks = np.zeros(len(prefixes), dtype=np.bool_)
+        for item in self._filters:
+            item.mark(prefixes, marks)
+        return marks
 
     def _find_room(self) -> _Filter:
         last = self._filters[-1] if self._filters else None

@@ -104,8 +104,8 @@ def load_line_records(connection: sqlite3.Connection, rule: LineRule, *, limit: 
     count = 0
     records: list[UsageRecord] = []
     period = rule.line.period
-    bounds = {"ended_from": period.start_nanos, "ended_to": period.end_nanos}
-    for segment_id, table in list_tables(connection, rule.after, columns=_COLUMNS, **bounds):
+    start, end = period.start_nanos, period.end_nanos
+    for segment_id, table in list_tables(connection, rule.after, ended_from=start, ended_to=end, columns=_COLUMNS):
         if segment_id > rule.upto:
             break
         found = pc.sum(rule.match(table)).as_py() or 0
@@ -142,10 +142,11 @@ def list_lines_of(connection: sqlite3.Connection, records: Sequence[UsageRecord]
 
 def _locate(connection: sqlite3.Connection, record: UsageRecord) -> Iterator[tuple[int, pa.Table]]:
     """The segment that a record is in, and its row."""
-    bounds = {"ended_from": record.event_nanos, "ended_to": record.event_nanos + 1}
-    columns = ("record_id", *_COLUMNS)
-    for segment_id, table in list_tables(connection, 0, columns=columns, **bounds):
-        row = table.filter(pc.equal(table["record_id"], record.record_id))
+    at = record.event_nanos
+    columns = ("event_id", "revision", "sign", *_COLUMNS)
+    for segment_id, table in list_tables(connection, 0, ended_from=at, ended_to=at + 1, columns=columns):
+        same = pc.and_(pc.equal(table["event_id"], record.event_id), pc.equal(table["revision"], record.revision))
+        row = table.filter(pc.and_(same, pc.equal(table["sign"], record.sign)))
         if row.num_rows:
             yield segment_id, row
 

@@ -1,7 +1,8 @@
-"""Spans as they are booked: one by one (`Member`), or many that stand alone, in columns (`Singles`).
+"""Spans as they are booked: one by one (`Member`), or many at once (`Singles`; `ColumnSingles` where they are columns).
 
 A span stands alone when nothing else in the ledger or its batch shares a claim key with it and what it bills is what
 it says itself. Its record is written straight from the columns; a `Member` is made when something touches its group.
+Spans in columns may also be whole traces, in which only who pays had to be decided.
 """
 
 from __future__ import annotations
@@ -10,12 +11,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from otelbill_collector.domain.alone import AmountsRow, build_own_decision
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import Amounts, UsageRecord
-from otelbill_collector.domain.usage import Candidate, RatingState
-from otelbill_collector.ledger.sums import Sums
+from otelbill_collector.domain.span_columns import COUNTED_UNITS, RATINGS, Int64s, RatedColumns, Template
+from otelbill_collector.domain.usage import REQUESTS, Candidate, RatingState, Role
+from otelbill_collector.ledger.sums import Sums, sum_integers
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
@@ -103,4 +109,139 @@ class Singles:
         )
 
 
-Row = tuple[Singles, int]
+@dataclass(slots=True, eq=False)
+class ColumnSingles:
+    """The first bookings of spans in columns, whose groups were decided by columns: rows as in `rated`."""
+
+    rated: RatedColumns
+    _members: dict[int, Member] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rated.spans)
+
+    @property
+    def price_bodies(self) -> Mapping[str, str]:
+        """Content of the price versions that the amounts name."""
+        return self.rated.price_bodies
+
+    def find_keys(self, row: int) -> tuple[bytes, ...]:
+        """The claim keys of a span."""
+        starts = self.rated.key_starts
+        return tuple(key.tobytes() for key in self.rated.keys[starts[row] : starts[row + 1]])
+
+    def find_row(self, place: int) -> int:
+        """The row whose key stands at a place in `rated.keys`."""
+        return int(np.searchsorted(self.rated.key_starts, place, side="right")) - 1
+
+    def find_event(self, row: int) -> str:
+        """The event id of a span."""
+        return str(self.rated.event_id[row].tobytes().hex())
+
+    def find_member(self, row: int) -> Member:
+        """The one object that stands for a span, so that all its keys see the same booking."""
+        member = self._members.get(row)
+        if member is None:
+            record = self._build_record(row)
+            member = self._members[row] = Member(
+                event_id=record.event_id,
+                candidate=record.candidate,
+                content=record.content,
+                received_nanos=record.received_nanos,
+                keys=self.find_keys(row),
+                day=record.event_nanos // DAY_NANOS,
+                booked=record,
+            )
+        return member
+
+    def list_records(self) -> Iterable[UsageRecord]:
+        """The records as they were written."""
+        return map(self._build_record, range(len(self)))
+
+    def sum_rated(self) -> dict[tuple[str | None, ...], Sums]:
+        """Sums of what has a charge, by step, provider, model and currency."""
+        groups: dict[tuple[str | None, ...], Sums] = defaultdict(Sums)
+        rated, spans = self.rated, self.rated.spans
+        rows = np.flatnonzero(rated.rating == RATINGS.index(RatingState.RATED))
+        if not len(rows):
+            return groups
+        currency = rated.has_currency[rows].astype(np.int64)
+        codes = ((rated.step[rows] + 1) * np.int64(len(spans.templates)) + spans.template[rows]) * 2 + currency
+        order = np.argsort(codes, kind="stable")
+        rows, codes = rows[order], codes[order]
+        starts = np.flatnonzero(np.concatenate(([True], codes[1:] != codes[:-1])))
+        events = np.diff(np.append(starts, len(rows))).tolist()
+        costs = _sum_words(rated.cost_attos[rows], rated.has_cost[rows], starts)
+        charges = _sum_words(rated.charge_attos[rows], rated.has_charge[rows], starts)
+        ones = np.ones(len(rows), dtype=np.int64)
+        counts = [sum_integers(spans.counts[place][rows], starts, ones) for place in range(len(COUNTED_UNITS))]
+        for group, row in enumerate(rows[starts].tolist()):
+            template = spans.templates[spans.template[row]]
+            name = (self._find_name(rated.step[row]), template.provider, template.model, self._find_currency(row))
+            sums = groups[name]
+            sums.events += events[group]
+            sums.cost_attos += costs[group]
+            sums.charge_attos += charges[group]
+            _add_counts(sums, template, [totals[group] for totals in counts], events[group])
+        return groups
+
+    def _build_record(self, row: int) -> UsageRecord:
+        rated, spans = self.rated, self.rated.spans
+        candidate = spans.build_candidate(row)
+        decision = build_own_decision(candidate)
+        decision.customer_id = self._find_name(rated.customer[row])
+        decision.project_id = self._find_name(rated.project[row])
+        decision.step = self._find_name(rated.step[row])
+        decision.run_id = rated.run_id.find(row)
+        return UsageRecord(
+            event_id=self.find_event(row),
+            revision=0,
+            sign=1,
+            content=rated.content[row].tobytes(),
+            received_nanos=int(spans.received_nanos[row]),
+            candidate=candidate,
+            decision=decision,
+            amounts=self._find_amounts(row),
+        )
+
+    def _find_amounts(self, row: int) -> Amounts:
+        rated = self.rated
+        version = int(rated.price_version[row])
+        return Amounts(
+            state=RATINGS[rated.rating[row]],
+            price_version=rated.versions[version] if version >= 0 else None,
+            cost_attos=_read_words(rated.cost_attos[row]) if rated.has_cost[row] else None,
+            charge_attos=_read_words(rated.charge_attos[row]) if rated.has_charge[row] else None,
+            currency=self._find_currency(row),
+        )
+
+    def _find_currency(self, row: int) -> str | None:
+        return self.rated.currency if self.rated.has_currency[row] else None
+
+    def _find_name(self, code: Any) -> str | None:  # Any: a numpy integer
+        return self.rated.spans.names[code] if code >= 0 else None
+
+
+def _read_words(words: Int64s) -> int:
+    return int.from_bytes(words.astype("<i8").tobytes(), "little", signed=True)
+
+
+def _sum_words(words: Int64s, known: NDArray[np.bool_], starts: Int64s) -> list[int]:
+    """Per group the sum of 128-bit integers that are known, exactly."""
+    low, high = np.where(known, words[:, 0], 0), np.where(known, words[:, 1], 0)
+    ones = np.ones(len(low), dtype=np.int64)
+    below = sum_integers(low, starts, ones)
+    above = sum_integers(high + (low < 0), starts, ones)  # the low word was read with a sign that it has not
+    return [(upper << 64) + lower for upper, lower in zip(above, below, strict=True)]
+
+
+def _add_counts(sums: Sums, template: Template, counts: Sequence[int], events: int) -> None:
+    """Add what spans of one template count, which `SpanColumns.find_quantities` defines for each."""
+    found = dict(zip(COUNTED_UNITS, counts, strict=True)) if template.counted else {}
+    if template.role is Role.CALL:
+        found[REQUESTS] = events
+    for unit, count in found.items():
+        if count and template.role in (Role.CALL, Role.AGGREGATE):
+            sums.quantities[unit] = sums.quantities.get(unit, 0) + count
+
+
+Row = tuple[Singles | ColumnSingles, int]

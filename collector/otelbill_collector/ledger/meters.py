@@ -9,19 +9,29 @@ from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from otelbill_collector.domain.usage import STANDARD_UNITS
 from otelbill_collector.domain.windows import MeterDelta
-from otelbill_collector.ledger.journal import find_high_water, list_tables, save_high_water
+from otelbill_collector.ledger.journal import find_high_water, save_high_water
 from otelbill_collector.ledger.outbox import accumulate
+from otelbill_collector.ledger.readings import Reading, read_segments
 from otelbill_collector.ledger.segments import parse_quantities
-from otelbill_collector.ledger.sums import read_integers, sort_groups, sum_amounts, sum_integers
+from otelbill_collector.ledger.sums import (
+    Groups,
+    Key,
+    encode_key,
+    find_largest,
+    group_rows,
+    read_integers,
+    read_signs,
+    slice_time,
+    sum_amounts,
+    sum_integers,
+)
 
 NAME = "stripe"
-_SEGMENTS_MAX = 256
-_ROWS_MAX = 200_000
-_COLUMNS = ["sign", "ended_nanos", "customer_id", "rating", "charge", *STANDARD_UNITS, "other_quantities"]
+_FIXED = ("sign", "ended_nanos", "customer_id", "rating")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +59,24 @@ def fold_meters(connection: sqlite3.Connection, metering: Metering) -> int:
     return save_meters(connection, metering, prepare_meters(connection, metering))
 
 
-def prepare_meters(connection: sqlite3.Connection, metering: Metering) -> MeterFold:
-    """Sum the segments past the mark. Reads only: the writer need not wait for it.
+def prepare_meters(connection: sqlite3.Connection, metering: Metering, reading: Reading | None = None) -> MeterFold:
+    """Sum the segments past the mark, which `reading` begins with. Reads only: the writer need not wait for it.
 
     Rated records with a customer count; what is held, unpriced or in suspense comes with the record that settles it.
     """
-    before = mark = find_high_water(connection, NAME)
-    tables: list[pa.Table] = []
-    rows = 0
-    for segment_id, table in list_tables(connection, mark, columns=_COLUMNS):
-        tables.append(table)
-        mark, rows = segment_id, rows + table.num_rows
-        if len(tables) >= _SEGMENTS_MAX or rows >= _ROWS_MAX:
-            break
-    deltas = _sum_deltas(pa.concat_tables(tables), metering) if tables else []
-    return MeterFold(before, mark, len(tables), deltas)
+    before = find_high_water(connection, NAME)
+    if reading is None:
+        reading = read_segments(connection, before, list_columns(metering))
+    deltas = _sum_deltas(reading.join(), metering) if reading.tables else []
+    return MeterFold(before, reading.mark, len(reading.tables), deltas)
+
+
+def list_columns(metering: Metering) -> tuple[str, ...]:
+    """The columns of a segment that are folded."""
+    amounts = ("charge",) if metering.charge_meter is not None else ()
+    units = tuple(unit for unit in STANDARD_UNITS if unit in metering.unit_meters)
+    others = ("other_quantities",) if set(metering.unit_meters).difference(STANDARD_UNITS) else ()
+    return (*_FIXED, *amounts, *units, *others)
 
 
 def save_meters(connection: sqlite3.Connection, metering: Metering, fold: MeterFold) -> int:
@@ -77,47 +90,82 @@ def save_meters(connection: sqlite3.Connection, metering: Metering, fold: MeterF
 _Placed = tuple[int, int, MeterDelta]  # first row, place of the unit within a row, sum
 
 
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Records that count, and what of them is read for every meter."""
+
+    table: pa.Table
+    ended: NDArray[np.int64]
+    customers: Key
+    windows: Key
+    groups: Groups  # by customer and window
+
+    @classmethod
+    def of(cls, table: pa.Table, window_nanos: int) -> _Rows:
+        """Read the columns, and group by them."""
+        ended, customers = read_integers(table["ended_nanos"]), encode_key(table["customer_id"])
+        windows = slice_time(ended, window_nanos)
+        return cls(table, ended, customers, windows, group_rows([customers, windows]))
+
+
 def _sum_deltas(table: pa.Table, metering: Metering) -> list[MeterDelta]:
     """Sums in the order in which their meters and customers first occur: lanes are numbered in that order."""
-    counted = pc.and_(pc.equal(table["rating"], "rated"), pc.not_equal(table["customer_id"], ""))
-    table = table.filter(pc.and_(counted, pc.greater_equal(table["ended_nanos"], metering.since_nanos)))
+    counted = _match_rated(table, metering)
+    table = table if counted.all() else table.filter(pa.array(counted))
     if not table.num_rows:
         return []
+    rows = _Rows.of(table, metering.window_nanos)
     found: list[_Placed] = []
     if metering.charge_meter is not None:
-        found.extend(_sum_column(table, "charge", metering.charge_meter, 0, metering))
+        found.extend(_sum_column(rows, "charge", metering.charge_meter, 0, metering))
     for place, unit in enumerate(STANDARD_UNITS, start=1):
         if unit in metering.unit_meters:
-            found.extend(_sum_column(table, unit, metering.unit_meters[unit], place, metering))
+            found.extend(_sum_column(rows, unit, metering.unit_meters[unit], place, metering))
     if set(metering.unit_meters).difference(STANDARD_UNITS):
         found.extend(_list_others(table, metering))
     found.sort(key=itemgetter(0, 1))
     return [delta for _, _, delta in found]
 
 
-def _sum_column(table: pa.Table, name: str, meter: str, place: int, metering: Metering) -> Iterator[_Placed]:
+def _match_rated(table: pa.Table, metering: Metering) -> NDArray[np.bool_]:
+    """Which records count."""
+    ratings, customers = encode_key(table["rating"]), encode_key(table["customer_id"])
+    rated = np.array([value == "rated" for value in ratings.values])
+    known = np.array([bool(value) for value in customers.values])
+    late = read_integers(table["ended_nanos"]) >= metering.since_nanos
+    found: NDArray[np.bool_] = late & rated[ratings.codes] & known[customers.codes]
+    return found
+
+
+def _sum_column(rows: _Rows, name: str, meter: str, place: int, metering: Metering) -> Iterator[_Placed]:
     """Sums of one column over the records in which it is not zero."""
-    counts = pc.fill_null(pc.not_equal(table[name], pa.scalar(0, type=table[name].type)), False)
-    numbers = np.flatnonzero(counts.combine_chunks().to_numpy(zero_copy_only=False))
-    if not len(numbers):
+    counts = _match_nonzero(rows.table[name])
+    if not counts.any():
         return
-    rows = table.take(pa.array(numbers))
-    ended, customers = read_integers(rows["ended_nanos"]), rows["customer_id"].combine_chunks()
-    order, starts = sort_groups([customers, pa.array(ended - ended % metering.window_nanos)])
-    signs = read_integers(rows["sign"])[order]
-    if name == "charge":
-        sums = sum_amounts(rows[name], order, starts, signs)
-    else:
-        sums = sum_integers(read_integers(rows[name])[order], starts, signs)
-    lasts = np.maximum.reduceat(ended[order], starts).tolist()
-    firsts = order[starts]  # the order is stable: the first of a group stands first
-    payers = customers.take(pa.array(firsts)).to_pylist()
-    for number, customer, last, total in zip(numbers[firsts].tolist(), payers, lasts, sums, strict=True):
+    numbers = np.arange(len(counts)) if counts.all() else np.flatnonzero(counts)
+    if len(numbers) < len(counts):
+        rows = _Rows.of(rows.table.take(pa.array(numbers)), metering.window_nanos)
+    signs = read_signs(rows.table["sign"])
+    total_of = sum_amounts if name == "charge" else sum_integers
+    totals = total_of(rows.table[name], signs, rows.groups)
+    lasts = find_largest(rows.ended, rows.groups)
+    firsts = rows.groups.firsts
+    payers = [rows.customers.values[code] for code in rows.customers.codes[firsts].tolist()]
+    for number, customer, last, total in zip(numbers[firsts].tolist(), payers, lasts, totals, strict=True):
         if name == "charge":
             delta = MeterDelta.of_charge(meter=meter, customer_id=customer, event_nanos=last, attos=total)
         else:
             delta = MeterDelta.of_quantity(meter=meter, customer_id=customer, event_nanos=last, quantity=total)
         yield number, place, delta
+
+
+def _match_nonzero(column: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Where an integer or an amount is known and not zero."""
+    array = column.combine_chunks()
+    words = array.type.bit_width // 64
+    raw = np.frombuffer(array.buffers()[1], dtype="<i8")[array.offset * words : (array.offset + len(array)) * words]
+    counts: NDArray[np.bool_] = (raw.reshape(-1, words) != 0).any(axis=1)
+    return counts & array.is_valid().to_numpy(zero_copy_only=False) if array.null_count else counts
 
 
 def _list_others(table: pa.Table, metering: Metering) -> Iterator[_Placed]:

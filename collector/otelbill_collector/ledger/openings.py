@@ -14,14 +14,16 @@ import pyarrow.compute as pc
 
 from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.ledger.journal import find_high_water, save_high_water
+from otelbill_collector.ledger.readings import Reading, read_segments
 from otelbill_collector.ledger.segments import build_record, decode_table
+from otelbill_collector.ledger.sums import encode_key
 
 NAME = "open"
 SUSPENSE, HELD, UNPRICED = "suspense", "held", "unpriced"
 
 _RATINGS = pa.array([HELD, UNPRICED])
 _COLUMNS = ("event_id", "revision", "sign", "ended_nanos", "rating", "billable", "customer_id")
-_FOLD_SEGMENTS_MAX = 512
+COLUMNS = ("rating", "customer_id")  # of a segment, that are folded: few hold anything that waits
 
 
 class Opening(NamedTuple):
@@ -44,17 +46,25 @@ class Fold(NamedTuple):
     changes: Sequence[tuple[int, Opening]]
 
 
-def prepare_openings(connection: sqlite3.Connection) -> Fold:
-    """Look through the segments past the mark. Reads only: the writer need not wait for it."""
-    before = mark = find_high_water(connection, NAME)
+def prepare_openings(connection: sqlite3.Connection, reading: Reading | None = None) -> Fold:
+    """Look through the segments past the mark, which `reading` begins with. Reads only: the writer need not wait."""
+    before = find_high_water(connection, NAME)
+    if reading is None:
+        reading = read_segments(connection, before, COLUMNS)
     changes: list[tuple[int, Opening]] = []
-    segments = 0
-    for segment_id, table in _list_columns(connection, mark):
-        changes += _list_changes(segment_id, table)
-        mark, segments = segment_id, segments + 1
-        if segments >= _FOLD_SEGMENTS_MAX:
-            break
-    return Fold(before, mark, segments, changes)
+    for segment_id, table in reading.tables:
+        if _may_wait(table):
+            (body,) = connection.execute("SELECT body FROM segment WHERE segment_id = ?", (segment_id,)).fetchone()
+            changes += _list_changes(segment_id, decode_table(body, _COLUMNS))
+    return Fold(before, reading.mark, len(reading.tables), changes)
+
+
+def _may_wait(table: pa.Table) -> bool:
+    """Whether any of a segment's records may wait for somebody, told by its names alone."""
+    customers: pa.ChunkedArray = table["customer_id"]
+    if customers.null_count or any(chunk.dictionary.null_count for chunk in customers.chunks):
+        return True
+    return not {HELD, UNPRICED}.isdisjoint(encode_key(table["rating"]).values)
 
 
 def save_openings(connection: sqlite3.Connection, fold: Fold) -> int:

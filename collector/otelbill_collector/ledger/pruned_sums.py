@@ -24,7 +24,8 @@ from otelbill_collector.ledger.segments import add_quantities, parse_quantities,
 from otelbill_collector.ledger.tombstones import FILES, find_pruned
 
 Row = Sequence[Any]  # Any: integers and texts of a table's row
-Steps = dict[str, list[Row]]  # table -> rows; SUMMED_WINDOWS -> meter, customer, hour, amount
+# Table -> names of its columns, then its rows: a later version may have others. SUMMED_WINDOWS is no table.
+Steps = dict[str, list[Row]]
 SUMMED_WINDOWS = "windows"
 _TABLES = {rollups.NAME: ("rollup", "rollup_day"), openings.NAME: (), credit_usage.NAME: ("credit_usage",)}
 # Columns that are summed stand last. JSON text of quantities; whole numbers, as integers or as text.
@@ -45,11 +46,15 @@ def sum_segments(ledger: Path, first: int, last: int, metering: Metering | None)
         for fold in folds:
             while fold():
                 pass
-        found: Steps = {table: scratch.execute(f"SELECT * FROM {table}").fetchall() for table in _SUMMED}
+        found: Steps = {}
+        for table in _SUMMED:
+            cursor = scratch.execute(f"SELECT * FROM {table}")
+            found[table] = [[name for name, *_ in cursor.description], *cursor]
         columns = "l.meter, l.customer_id, w.start_nanos, w.amount"
         query = f"SELECT {columns} FROM stripe_window w JOIN stripe_lane l USING (lane_id)"
         windows = sum_windows(scratch.execute(query))
-        found[SUMMED_WINDOWS] = [(*key, str(amount)) for key, amount in sorted(windows.items())]
+        rows = [[*key, str(amount)] for key, amount in sorted(windows.items())]
+        found[SUMMED_WINDOWS] = [["meter", "customer_id", "hour_nanos", "amount"], *rows]
         return found
 
 
@@ -113,12 +118,12 @@ def resume_folds(connection: sqlite3.Connection) -> None:
 
 
 def add_rows(connection: sqlite3.Connection, table: str, rows: Sequence[Row]) -> None:
-    """Add sums to the rows that stand under the same keys. Call inside a write transaction."""
-    names = [row[1] for row in connection.execute(f"PRAGMA main.table_info({table})")]
+    """Add sums, with the names of their columns first, to the rows that stand. Call inside a write transaction."""
+    names, *rows = rows
     split = -_SUMMED[table]
     where = " AND ".join(f"{name} = ?" for name in names[:split])
     find = f"SELECT {', '.join(names[split:])} FROM main.{table} WHERE {where}"
-    save = f"INSERT OR REPLACE INTO main.{table} VALUES ({', '.join('?' * len(names))})"
+    save = f"INSERT OR REPLACE INTO main.{table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
     for row in rows:
         before = connection.execute(find, tuple(row[:split])).fetchone()
         sums = row[split:] if before is None else _add_sums(before, row[split:])

@@ -194,7 +194,7 @@ def _has_credits_folded(connection: sqlite3.Connection, step: Step) -> bool:
     rows = step.steps["credit_usage"]
     add_rows(connection, "credit_usage", rows)
     save_high_water(connection, credit_usage.NAME, step.last)
-    mark_changed(connection, {row[0] for row in rows})
+    mark_changed(connection, {row[0] for row in rows[1:]})
     return True
 
 

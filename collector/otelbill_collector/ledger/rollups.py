@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
@@ -18,8 +19,9 @@ import pyarrow.compute as pc
 from otelbill_collector.domain.instants import DAY_NANOS, HOUR_NANOS, floor_slice, format_instant
 from otelbill_collector.domain.money import format_attos
 from otelbill_collector.ledger.journal import find_high_water, list_tables, save_high_water
-from otelbill_collector.ledger.segments import parse_quantities, render_quantities
-from otelbill_collector.ledger.sums import SUM_COLUMNS, Sums, sum_groups
+from otelbill_collector.ledger.readings import Reading, read_segments
+from otelbill_collector.ledger.segments import build_form, parse_quantities, render_quantities
+from otelbill_collector.ledger.sums import SUM_COLUMNS, Sums, encode_key, read_integers, slice_time, sum_groups
 
 NAME = "rollup"
 FACT_DIMENSIONS = ("customer", "project", "step", "provider", "model", "currency", "rating", "usage_source")
@@ -30,8 +32,9 @@ DIMENSIONS = (*FACT_DIMENSIONS, *TIME_DIMENSIONS, *SCAN_DIMENSIONS)
 _FACT_COLUMNS = ("customer_id", "project_id", "step", "provider", "model", "currency", "rating", "usage_source")
 _SCAN_COLUMNS = {"run": "run_id", "operation": "operation", "reason": "reason", "trace": "trace_id"}
 _SUM_COLUMNS = (*SUM_COLUMNS, "ended_nanos")
-_FOLD_SEGMENTS_MAX = 512
-_FOLD_ROWS_MAX = 200_000
+COLUMNS = (*_FACT_COLUMNS, *_SUM_COLUMNS)  # of a segment, that are folded
+
+Key = tuple[Any, ...]  # start of an hour or day, values of FACT_DIMENSIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,33 +53,77 @@ class UnknownDimension(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """What the next fold writes: rows by table, of segments past `before` up to `mark`, added to those that stand."""
+    """What the next fold writes: rows by table and their sums, as they stand with segments past `before` up to `mark`."""
 
     before: int
     mark: int
     segments: int
     rows: Mapping[str, Sequence[tuple[Any, ...]]]
+    sums: Mapping[str, Mapping[Key, Sums]]
 
 
-def prepare_fold(connection: sqlite3.Connection) -> Fold:
-    """Sum the segments past the mark. Reads only: the writer need not wait for it."""
-    before = mark = find_high_water(connection, NAME)
-    tables: list[pa.Table] = []
-    records = 0
-    for segment_id, table in list_tables(connection, mark, columns=(*_FACT_COLUMNS, *_SUM_COLUMNS)):
-        tables.append(table)
-        mark, records = segment_id, records + table.num_rows
-        if len(tables) >= _FOLD_SEGMENTS_MAX or records >= _FOLD_ROWS_MAX:
-            break
-    hours = dict(_sum_facts(pa.concat_tables(tables))) if tables else {}
-    days: dict[tuple[Any, ...], Sums] = {}
-    for (hour, *values), sums in hours.items():
-        days.setdefault((floor_slice(hour, DAY_NANOS), *values), Sums()).add(sums)
-    rows = {
-        name: [_build_row(connection, name, key, sums) for key, sums in found.items()]
-        for name, found in ((_HOURS, hours), (_DAYS, days))
-    }
-    return Fold(before, mark, len(tables), rows)
+class Standing:
+    """Rows that were written lately, as they stand: a fold that adds to them need not read them. Owns their number."""
+
+    def __init__(self, rows_max: int = 60_000) -> None:
+        self._rows_max = rows_max
+        self._mark = 0
+        self._rows: dict[str, dict[Key, Sums]] = {_HOURS: {}, _DAYS: {}}
+
+    def list_rows(self, table: str, mark: int) -> Mapping[Key, Sums]:
+        """Rows of a table that are known to stand so at a mark."""
+        return self._rows[table] if mark == self._mark else {}
+
+    def accept(self, fold: Fold) -> None:
+        """Remember what a fold wrote, once it is committed."""
+        for table, rows in self._rows.items():
+            if fold.before != self._mark or len(rows) + len(fold.sums[table]) > self._rows_max:
+                rows.clear()
+            if len(fold.sums[table]) <= self._rows_max:
+                rows.update(fold.sums[table])
+        self._mark = fold.mark
+
+
+def prepare_fold(
+    connection: sqlite3.Connection, reading: Reading | None = None, standing: Standing | None = None
+) -> Fold:
+    """Sum the segments past the mark, which `reading` begins with. Reads only: the writer need not wait for it."""
+    before = find_high_water(connection, NAME)
+    if reading is None:
+        reading = read_segments(connection, before, COLUMNS)
+    hours = dict(_sum_facts(reading.join())) if reading.tables else {}
+    sums = {_HOURS: hours, _DAYS: _sum_days(hours)}
+    rows = {}
+    for table, found in sums.items():
+        _add_standing(connection, table, found, {} if standing is None else standing.list_rows(table, before))
+        rows[table] = [(*key, *_render_sums(item)) for key, item in found.items()]
+        rows[table].sort(key=_ORDERS[table])  # neighbours of a page are written one after another
+    return Fold(before, reading.mark, len(reading.tables), rows, sums)
+
+
+def _sum_days(hours: Mapping[Key, Sums]) -> dict[Key, Sums]:
+    starts = {hour: floor_slice(hour, DAY_NANOS) for hour in {key[0] for key in hours}}
+    days: dict[Key, Sums] = {}
+    for key, sums in hours.items():
+        of_day = (starts[key[0]], *key[1:])
+        if of_day in days:
+            days[of_day].add(sums)
+        else:
+            days[of_day] = sums.copy()
+    return days
+
+
+def _add_standing(
+    connection: sqlite3.Connection, table: str, rows: Mapping[Key, Sums], known: Mapping[Key, Sums]
+) -> None:
+    """Add to new sums those that stand under the same keys."""
+    query = _build_statements(table)[0]
+    for key, sums in rows.items():
+        stands = known.get(key)
+        if stands is not None:
+            sums.add(stands)
+        elif (row := connection.execute(query, key).fetchone()) is not None:
+            sums.add(_read_sums(row))
 
 
 def save_fold(connection: sqlite3.Connection, fold: Fold) -> int:
@@ -165,9 +212,9 @@ def _list_facts(connection: sqlite3.Connection, query: UsageQuery) -> Iterator[t
         for part, table in _split_interval(query):
             for start, values, sums in _list_rollups(connection, part, table):
                 yield _name_facts(start, values), sums
-    columns = (*_FACT_COLUMNS, *_SUM_COLUMNS, *(_SCAN_COLUMNS[name] for name in scan))
-    tables = list_tables(connection, mark, ended_from=query.from_nanos, ended_to=query.to_nanos, columns=columns)
-    for _, table in tables:
+    columns = (*COLUMNS, *(_SCAN_COLUMNS[name] for name in scan))
+    bounds = {"ended_from": query.from_nanos, "ended_to": query.to_nanos}
+    for _, table in list_tables(connection, mark, columns=columns, dictionaries=True, **bounds):
         yield from _scan_table(table, query, scan)
 
 
@@ -192,15 +239,17 @@ def _scan_table(table: pa.Table, query: UsageQuery, scan: Iterable[str]) -> Iter
         yield facts, sums
 
 
-def _sum_facts(table: pa.Table, more: Sequence[str] = ()) -> Iterator[tuple[tuple[Any, ...], Sums]]:
+def _sum_facts(table: pa.Table, more: Sequence[str] = ()) -> Iterator[tuple[Key, Sums]]:
     """((hour, values of FACT_DIMENSIONS and of `more` columns), sums) of what may be billed."""
-    table = table.filter(pc.not_equal(table["rating"], "not_billable"))
-    ended = table["ended_nanos"].combine_chunks().to_numpy(zero_copy_only=False)
-    keys = [pa.array(ended - ended % HOUR_NANOS)]
-    for name in (*_FACT_COLUMNS, *more):
-        column = table[name].combine_chunks()
-        keys.append(column.fill_null("") if column.type == pa.string() else column)
-    return sum_groups(table, keys)
+    ratings = encode_key(table["rating"])
+    if "not_billable" in ratings.values:
+        code = ratings.values.index("not_billable")
+        table = table.filter(pa.array(ratings.codes != code))
+    hours = slice_time(read_integers(table["ended_nanos"]), HOUR_NANOS)
+    names = [encode_key(table[name]) for name in (*_FACT_COLUMNS, *more)]
+    # Only text is empty where there is none.
+    texts = [name.fill("") if all(isinstance(value, str | None) for value in name.values) else name for name in names]
+    return sum_groups(table, [hours, *texts])
 
 
 def _split_interval(query: UsageQuery) -> Iterator[tuple[UsageQuery, str]]:
@@ -224,25 +273,19 @@ def _split_interval(query: UsageQuery) -> Iterator[tuple[UsageQuery, str]]:
 _HOURS, _DAYS = "rollup", "rollup_day"
 _STARTS = {_HOURS: "hour_nanos", _DAYS: "day_nanos"}
 _SUM_NAMES = ("events", "quantities", "cost_attos", "charge_attos", "costless")
-
-
-def _build_row(connection: sqlite3.Connection, table: str, key: tuple[Any, ...], sums: Sums) -> tuple[int | str, ...]:
-    """The row of a key (start, values of FACT_DIMENSIONS) with these sums added to those that stand."""
-    row = connection.execute(_build_statements(table)[0], key).fetchone()
-    stored = Sums() if row is None else _read_sums(row)
-    stored.add(sums)
-    return (*key, *_render_sums(stored))
+_ORDERS = {_HOURS: None, _DAYS: itemgetter(1, 0, *range(2, 9))}  # of their primary keys
 
 
 @cache
 def _build_statements(table: str) -> tuple[str, str]:
-    """SQL that reads the sums of a key, and that saves a row."""
+    """SQL that reads the sums of a key, and that saves a row. A row that stands keeps its place in every index."""
     names = (_STARTS[table], *_FACT_COLUMNS)
     clauses = " AND ".join(f"{name} = ?" for name in names)
     columns, marks = ", ".join((*names, *_SUM_NAMES)), ", ".join("?" * (len(names) + len(_SUM_NAMES)))
+    changes = ", ".join(f"{name} = excluded.{name}" for name in _SUM_NAMES)
     return (
         f"SELECT {', '.join(_SUM_NAMES)} FROM {table} WHERE {clauses}",
-        f"INSERT OR REPLACE INTO {table} ({columns}) VALUES ({marks})",
+        f"INSERT INTO {table} ({columns}) VALUES ({marks}) ON CONFLICT DO UPDATE SET {changes}",
     )
 
 
@@ -252,7 +295,14 @@ def _read_sums(row: Sequence[Any]) -> Sums:
 
 
 def _render_sums(sums: Sums) -> tuple[int | str, ...]:
-    quantities = render_quantities({unit: value for unit, value in sums.quantities.items() if value})
+    found = sums.quantities
+    if 0 in found.values():
+        found = {unit: value for unit, value in found.items() if value}
+    if set(map(type, found.values())) == {int}:
+        form, read = build_form(tuple(found))
+        quantities = form % read(found)
+    else:
+        quantities = render_quantities(found)
     return sums.events, quantities, str(sums.cost_attos), str(sums.charge_attos), sums.costless
 
 

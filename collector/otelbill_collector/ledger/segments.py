@@ -7,10 +7,10 @@ because a segment repeats few customers, steps and models.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import pyarrow as pa
@@ -101,6 +101,14 @@ _OF_AMOUNTS: Spec = {  # what rating made of it
 _SPECS = (_OF_RECORD, OF_CANDIDATE, _OF_DECISION, _OF_QUANTITIES, _OF_AMOUNTS)
 SCHEMA = pa.schema([(name, kind) for spec in _SPECS for name, (kind, _) in spec.items()])
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
+NAMES = frozenset(  # text columns in which a segment repeats few values
+    (
+        *("note", "dialect", "role", "provider", "model", "request_model", "operation", "service_tier"),
+        *("explicit_event_id", "span_customer_id", "span_project_id", "span_step", "span_reason", "span_usage_source"),
+        *("emitter", "service", "customer_id", "project_id", "step", "reason", "usage_source", "other_quantities"),
+        *("rating", "price_version", "currency"),
+    )
+)
 
 
 def encode_segment(records: Sequence[UsageRecord], before: pa.RecordBatch | None = None) -> bytes:
@@ -148,8 +156,20 @@ def encode_amounts(attos: Sequence[int | None]) -> pa.Array:
     return pa.Array.from_buffers(_AMOUNT, len(attos), [known.buffers()[1], pa.py_buffer(body)])
 
 
-def decode_table(body: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """The segment's columns, or those that are asked for, in that order."""
+def decode_table(body: bytes, columns: Sequence[str] | None = None, *, dictionaries: bool = False) -> pa.Table:
+    """The segment's columns, or those that are asked for, in that order.
+
+    With `dictionaries` the columns of NAMES come as Arrow dictionary arrays, for whoever groups by them.
+    """
+    table = _read_table(body, columns)
+    if dictionaries:
+        for place, name in enumerate(table.column_names):
+            if name in NAMES:
+                table = table.set_column(place, name, table[name].dictionary_encode())
+    return table
+
+
+def _read_table(body: bytes, columns: Sequence[str] | None) -> pa.Table:
     if columns is None:
         return pa.ipc.open_stream(body).read_all()
     schema = pa.ipc.open_stream(body).schema
@@ -254,6 +274,17 @@ def render_quantities(quantities: Quantities) -> str:
 def render_unit(unit: str) -> str:
     """A unit's name as JSON text."""
     return json.dumps(unit)
+
+
+@lru_cache(maxsize=1024)
+def build_form(units: tuple[str, ...]) -> tuple[str, Callable[[Mapping[str, Quantity]], Any]]:
+    """`render_quantities` of whole numbers of these units: the text with places for them, and what reads them in order.
+
+    Any: what `%` takes, one value or several.
+    """
+    order = sorted(units)
+    text = "{" + ", ".join([f'{render_unit(unit).replace("%", "%%")}: "%d"' for unit in order]) + "}"
+    return text, itemgetter(*order) if order else lambda _: ()
 
 
 def parse_quantities(text: str) -> dict[str, Quantity]:

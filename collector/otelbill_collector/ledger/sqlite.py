@@ -128,15 +128,6 @@ class SqliteStore:
         """Bytes of the ledger file and its write-ahead log."""
         return sum(path.stat().st_size for path in self.path.parent.glob(f"{LEDGER_NAME}*") if path.is_file())
 
-    def free_bytes(self) -> int:
-        """Bytes inside the ledger file that hold nothing: what comes next is written there first."""
-
-        def count(connection: sqlite3.Connection) -> int:
-            ((pages,), (size,)) = (connection.execute(f"PRAGMA {name}").fetchone() for name in _PAGES)
-            return int(pages * size)
-
-        return self.read(count)
-
     def shrink(self) -> None:
         """Write the file anew without what is free in it. Needs as much disk as it then has; nobody may write."""
         with self._write_lock:
@@ -157,6 +148,12 @@ class SqliteStore:
         if self._lock_file is not None:
             os.close(self._lock_file)
             self._lock_file = None
+
+
+def count_free_bytes(connection: sqlite3.Connection) -> int:
+    """Bytes inside the ledger file that hold nothing: what comes next is written there first."""
+    ((pages,), (size,)) = (connection.execute(f"PRAGMA {name}").fetchone() for name in _PAGES)
+    return int(pages * size)
 
 
 def lock_folder(data_dir: Path) -> int:

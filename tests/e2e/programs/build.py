@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -66,12 +67,18 @@ def require_program(name: str) -> Path:
     """The executable, built or installed first where needed; raises ProgramMissing where that cannot be done."""
     if name in DEBIAN_PACKAGES:
         return _require_debian(name)
-    recipe = RECIPES[name]
-    folder = find_cache() / f"{name}-{recipe.digest()}"
+    return require_recipe(RECIPES[name])
+
+
+def require_recipe(recipe: Recipe) -> Path:
+    """The same for a program of another's pins."""
+    folder = find_cache() / f"{recipe.name}-{recipe.digest()}"
     finished = folder / "finished.json"
     if not finished.exists():
         if shutil.which(recipe.tool) is None:
-            raise ProgramMissing(f"{name} is built with {recipe.tool}, which is not on PATH: install it or run in CI")
+            raise ProgramMissing(
+                f"{recipe.name} is built with {recipe.tool}, which is not on PATH: install it or run in CI"
+            )
         with _lock(folder):
             if not finished.exists():
                 _build(recipe, folder, finished)
@@ -109,16 +116,16 @@ GO = {"GOTOOLCHAIN": "local", "GOFLAGS": "-buildvcs=false", "GOWORK": "off", "CG
 LINK = ["-trimpath", "-ldflags=-s -w"]
 
 
-def _build_otelcol(folder: Path) -> None:
+def build_collector(pins: Path, folder: Path) -> None:
     """The official builder writes the sources from the manifest; go.mod and go.sum beside it fix every module."""
     with tempfile.TemporaryDirectory() as made:
         manifest = Path(made) / "manifest.yaml"
-        shutil.copy(HERE / "otelcol" / "manifest.yaml", manifest)
+        shutil.copy(pins / "manifest.yaml", manifest)
         generate = ["--config", str(manifest), "--skip-get-modules", "--skip-compilation"]
         _run(["go", "run", BUILDER, *generate], cwd=Path(made), env=GO)
         sources = Path(made) / "out"
         for pin in ("go.mod", "go.sum"):
-            shutil.copy(HERE / "otelcol" / pin, sources / pin)
+            shutil.copy(pins / pin, sources / pin)
         _run(["go", "build", "-mod=readonly", *LINK, "-o", str(folder / "otelcol"), "."], cwd=sources, env=GO)
 
 
@@ -135,28 +142,27 @@ def _build_jaeger(folder: Path) -> None:
         _run(["go", "build", "-mod=readonly", *LINK, "-o", str(folder / "jaeger"), "./cmd/jaeger"], cwd=sources, env=GO)
 
 
-def _build_phoenix(folder: Path) -> None:
+def build_environment(requirements: Path, folder: Path) -> None:
     """In an environment of its own: its requirements are none of this project's."""
     _run([sys.executable, "-m", "venv", str(folder)], cwd=folder)
-    pip = [
-        str(folder / "bin" / "python"),
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-input",
-        "--disable-pip-version-check",
-    ]
-    _run([*pip, "--require-hashes", "-r", str(HERE / "phoenix.txt")], cwd=folder)
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input"]
+    _run([*pip, "--disable-pip-version-check", "--require-hashes", "-r", str(requirements)], cwd=folder)
 
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("otelcol", tuple((HERE / "otelcol").iterdir()), "otelcol", "go", _build_otelcol),
+        Recipe(
+            "otelcol", tuple((HERE / "otelcol").iterdir()), "otelcol", "go", partial(build_collector, HERE / "otelcol")
+        ),
         Recipe("jaeger", tuple((HERE / "jaeger").iterdir()), "jaeger", "go", _build_jaeger),
         Recipe(
-            "phoenix", (HERE / "phoenix.txt",), "bin/phoenix", "python3", _build_phoenix, f"1 {sys.version_info[:2]}"
+            "phoenix",
+            (HERE / "phoenix.txt",),
+            "bin/phoenix",
+            "python3",
+            partial(build_environment, HERE / "phoenix.txt"),
+            f"1 {sys.version_info[:2]}",
         ),
     )
 }

@@ -144,3 +144,16 @@ def test_a_forger_who_mends_the_digests_is_found(
     result = check(folder)
     assert result.returncode == 1
     assert says in result.stdout
+
+
+def test_the_script_knows_that_discounts_leave_nothing_below_zero(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 3.00, 80 % and 30 % take 2.40 and the 0.60 that is left: for the script, too."""
+    prices, _, _ = CARD.partition("  charges:")
+    names = '    - {name: Partner, percent: "80"}\n    - {name: Special, percent: "30"}\n'
+    desk = Desk(tmp_path, monkeypatch, f"{prices}\n  discounts:\n{names}")
+    desk.post(chat("c", tokens=(0, 300_000), ended=NOVEMBER))
+    desk.close()
+    result = check(unpack(export(desk, 0, tmp_path / "0.tar"), tmp_path / "unpacked"))
+    assert (result.returncode, result.stdout[-9:]) == (0, "0.00 EUR\n")

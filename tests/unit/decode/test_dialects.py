@@ -88,6 +88,7 @@ def test_one_spelling_has_one_meaning() -> None:
         "flags": {},
         "failure_marks": {},
         "free_names": "x",
+        "free_names_hold": "x",
         "status_codes": [],
         "operation_keys": [],
         "operations": {},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from otelbill_collector.domain.grants import (
 )
 from otelbill_collector.domain.instants import parse_instant
 from otelbill_collector.domain.money import format_attos, parse_attos
-from otelbill_collector.domain.quantities import MICROS
+from otelbill_collector.domain.quantities import MICROS, to_micros
 
 
 def at(text: str) -> int:
@@ -160,6 +161,67 @@ def test_units_burn_before_money_and_money_pays_the_rest() -> None:
     assert show(burned, units, money) == {"units": "0.8", "money": "1", "overage": "0.2"}
     amounts = {item.grant_id: item.amount for item in burned.allocations}
     assert amounts == {units.grant_id: 400 * MICROS, money.grant_id: parse_attos("1")}
+
+
+def drawn(when: str, images: str, each: str, worth: str) -> Demand:
+    """Images that cost so many credits each, where a credit is worth so much."""
+    micros, price = to_micros(Decimal(images)), parse_attos(Decimal(each) * Decimal(worth))
+    place = Place(at(when), "", "", "gpt", "images")
+    return Demand(place, "USD", price, micros, micros * price // MICROS, to_micros(Decimal(each)))
+
+
+def units(name: str, amount: str, unit: str, **given: Any) -> Grant:
+    """A grant of a unit."""
+    return replace(usd(name, "1", **given), measure=Measure.UNITS, asset=unit, amount=to_micros(Decimal(amount)))
+
+
+# An image costs 5 credits, a credit is worth 0.01: an image is 0.05. What grants pay of 40 images = 200 credits = 2.00
+IN_CREDITS: list[tuple[str, list[Grant], dict[str, str], dict[str, str]]] = [
+    # what, grants, dollars of the usage that each pays, what each gives in its own measure
+    ("enough credits", [units("c", "1000", "credits")], {"c": "2"}, {"c": "200"}),
+    # 150 credits pay 30 images, 150 x 0.01 = 1.50; 10 images, 0.50, are invoiced.
+    ("too few", [units("c", "150", "credits")], {"c": "1.5", "overage": "0.5"}, {"c": "150"}),
+    # 3 credits are no whole image, and pay 0.03 of it.
+    ("less than one image", [units("c", "3", "credits")], {"c": "0.03", "overage": "1.97"}, {"c": "3"}),
+    # Images themselves come first, whatever the priority: 30 x 0.05 = 1.50; 10 are left, 50 credits, 0.50.
+    ("images, then credits", [units("c", "1000", "credits", priority=-1), units("i", "30", "images")],
+     {"i": "1.5", "c": "0.5"}, {"i": "30", "c": "50"}),
+    # Credits come before money: 100 credits are 1.00, and the other 1.00 is paid in dollars.
+    ("credits, then money", [usd("m", "9", priority=-1), units("c", "100", "credits")], {"c": "1", "m": "1"},
+     {"c": "100", "m": "1"}),
+    # Of two grants of credits the lower priority burns first.
+    ("two grants", [units("a", "120", "credits", priority=2), units("b", "120", "credits", priority=1)],
+     {"b": "1.2", "a": "0.8"}, {"b": "120", "a": "80"}),
+    ("credits for another step", [units("c", "1000", "credits", scope=Scope(step="draw"))], {"overage": "2"}, {}),
+    # Money for the unit `credits` pays for whatever costs credits.
+    ("money for credits", [usd("m", "9", scope=Scope(unit="credits"))], {"m": "2"}, {"m": "2"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "grants", "paid", "given"), IN_CREDITS, ids=[row[0] for row in IN_CREDITS])
+def test_credits_burn_at_so_many_for_a_unit(
+    rule: str, grants: list[Grant], paid: dict[str, str], given: dict[str, str]
+) -> None:
+    """Grants of credits are counted in credits, and pay what those are worth."""
+    burned = burn(grants, (), [drawn("10", "40", "5", "0.01")], at("11"))
+    assert show(burned, *grants) == paid, rule
+    names = {grant.grant_id: grant for grant in grants}
+    amounts = {item.grant_id: item.amount for item in burned.allocations}
+    assert {names[key].reason: names[key].format_amount(amount) for key, amount in amounts.items()} == given
+
+
+def test_what_costs_money_is_not_paid_in_credits() -> None:
+    """A price in money says nothing of credits: 1,000 tokens at 0.002 stay 2.00."""
+    grant = units("c", "1000", "credits")
+    assert show(burn([grant], (), [said("10", 1_000, "0.002")], at("11")), grant) == {"overage": "2"}
+
+
+def test_a_change_of_the_rate_counts_from_its_instant() -> None:
+    """10 images at 5 credits and, later, 10 at 4: 50 + 40 = 90 credits, at 0.01 together 0.90."""
+    grant = units("c", "100", "credits")
+    burned = burn([grant], (), [drawn("10", "10", "5", "0.01"), drawn("12", "10", "4", "0.01")], at("13"))
+    assert show(burned, grant) == {"c": "0.9"}
+    assert burned.left == {grant.grant_id: 10 * MICROS}
 
 
 def test_a_void_grant_pays_nothing_from_then_on() -> None:

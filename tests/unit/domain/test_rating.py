@@ -270,3 +270,35 @@ def test_many_names_do_not_grow_the_cache() -> None:
     for number in range(100):
         rater.rate({"u": 1}, AT, customer_id=f"customer-{number}", step=f"step-{number}")
     assert len(rater._routes) == 1
+
+
+def in_credits(worth: Selector | None = None) -> Rater:
+    """An image costs half a credit, a credit is worth 0.01."""
+    half = ChargePrice("images", 0, credits_micros=500_000)
+    return Rater(RateCard((half, price("credits", "0.01", 1, worth))))
+
+
+def test_a_unit_that_costs_credits_is_charged_what_they_are_worth() -> None:
+    """7 images at 0.5 credits are 3.5 credits, at 0.01 each 0.035; the version says both."""
+    rated = in_credits().rate({"images": 7}, AT)
+    assert show(rated) == [("images", "7", "0.035", "-")]
+    assert rated.version is not None
+    prices = rated.version.read_body()["prices"]
+    worth = {"price": "0.01"}
+    entry = {"credits": "0.5"}
+    assert prices == {
+        "images": {"charge": "0.005", "cost": None, "entry": entry, "credits": {"each": "0.5", "worth": worth}}
+    }
+
+
+def test_without_a_price_of_credits_in_force_a_unit_that_costs_them_is_unpriced() -> None:
+    """A credit that is worth something for another customer only, or from tomorrow on, is no price."""
+    for worth in (Selector("other"), Selector(from_nanos=AT + 1)):
+        rated = in_credits(worth).rate({"images": 7}, AT, customer_id="acme")
+        assert (rated.state, rated.problems) == (RatingState.UNPRICED, ("no_price: images",))
+
+
+def test_a_quantity_whose_credits_are_not_exact_is_unpriced() -> None:
+    """0.000001 images would be 0.0000005 credits, which no grant can be counted in; 0.000002 are 0.000001."""
+    assert in_credits().rate({"images": Decimal("0.000001")}, AT).problems == ("inexact: images",)
+    assert in_credits().rate({"images": Decimal("0.000002")}, AT).charge_attos == 10**10

@@ -8,14 +8,17 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otelbill_collector.ledger import claim_runs
+from otelbill_collector.ledger import claim_runs, known_keys
 from otelbill_collector.ledger.claim_runs import append_claims, find_claims, list_recent_prefixes, read_prefixes
 from otelbill_collector.ledger.known_keys import KnownKeys
 from otelbill_collector.ledger.schema import migrate_schema
+from otelbill_collector.native.links import sort_entries
+from otelbill_collector.native.loading import find_library
 
 DAY = 20_000
 
@@ -113,3 +116,49 @@ def test_most_new_keys_need_no_query() -> None:
     known.add(read_prefixes([make_key(number) for number in range(30_000)]), DAY)
     found = known.find(read_prefixes([make_key(number) for number in range(30_000, 40_000)]))
     assert len(found) < 200
+
+
+@pytest.mark.skipif(find_library() is None, reason="the native library is not built")
+@pytest.mark.parametrize("keys_max", [1, 700, 1 << 16])
+def test_the_filter_has_the_same_bits_with_and_without_the_library(
+    keys_max: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guarantee: what one way added the other finds, bit for bit, whatever the distance between keys."""
+    keys = [make_key(number) for number in range(5_000)]
+    asked = read_prefixes([make_key(number) for number in range(4_000, 9_000)])
+    native, plain = known_keys._Filter(keys_max), known_keys._Filter(keys_max)
+    native.add(read_prefixes(keys), DAY)
+    found = [np.zeros(len(asked), dtype=np.bool_) for _ in range(3)]
+    native.mark(asked, found[0])
+    native.mark(np.ascontiguousarray(asked), found[1])
+    monkeypatch.setattr(known_keys, "find_library", lambda: None)
+    plain.add(read_prefixes(keys), DAY)
+    plain.mark(asked, found[2])
+    assert (native._bits == plain._bits).all()
+    assert (found[0] == found[1]).all()
+    assert (found[0] == found[2]).all()
+
+
+@pytest.mark.skipif(find_library() is None, reason="the native library is not built")
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 3), max_size=200))
+def test_entries_are_ordered_by_key_and_then_as_they_came(drawn: list[int]) -> None:
+    """Guarantee: negative, equal and extreme keys stand where a search looks for them."""
+    entries = claim_runs.make_entries(
+        7, [key.to_bytes(8, "little", signed=True) * 2 for key in drawn], range(len(drawn))
+    )
+    expected = claim_runs._sort_runs(entries)
+    sort_entries(entries)
+    assert (entries == expected).all()
+
+
+def test_keys_in_one_array_are_the_same_keys() -> None:
+    """Guarantee: a run written from columns is the run written key by key."""
+    keys = [make_key(number) for number in range(5_000)]
+    array = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 16)
+    runs = []
+    for given_keys in (keys, array):
+        with closing(open_ledger()) as connection:
+            append_claims(connection, 3, given_keys, np.arange(len(keys)), {DAY})
+            runs.append(connection.execute("SELECT first_key, last_key, body FROM claim_chunk").fetchall())
+    assert runs[0] == runs[1]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from decimal import Decimal
 
+import pyarrow as pa
+
 from otelbill_collector.domain.records import Amounts, UsageRecord
 from otelbill_collector.domain.usage import Candidate, Decision, RatingState, Role, UsageSource
-from otelbill_collector.ledger.segments import decode_records, encode_segment
+from otelbill_collector.ledger.segments import NAMES, SCHEMA, decode_records, decode_table, encode_segment
 
 CANDIDATE = Candidate(
     trace_id=b"t" * 16,
@@ -85,3 +87,15 @@ def test_absent_values_stay_absent() -> None:
         note=None,
     )
     assert decode_records(encode_segment([bare])) == [bare]
+
+
+def test_names_can_be_read_as_dictionaries() -> None:
+    """Whoever groups by a column gets codes instead of texts; they stand for the same texts."""
+    body = encode_segment([RECORD, replace(RECORD, note=None), RECORD])
+    plain, coded = decode_table(body), decode_table(body, dictionaries=True)
+    for name in SCHEMA.names:
+        assert pa.types.is_dictionary(coded.schema.field(name).type) == (name in NAMES), name
+    assert coded.cast(SCHEMA) == plain
+    chosen = decode_table(body, ["sign", "model"], dictionaries=True)
+    assert chosen.column_names == ["sign", "model"]
+    assert chosen["model"].to_pylist() == ["model"] * 3

@@ -17,7 +17,7 @@ from otelbill_collector.ledger.credit_usage import load_demands
 from otelbill_collector.ledger.credits import mark_changed
 from otelbill_collector.ledger.journal import Due, save_due
 from otelbill_collector.ledger.tombstones import find_pruned, list_prunings
-from otelbill_collector.retention import HeldBack, NoPolicy, Plan, adopt_stripe
+from otelbill_collector.retention import HeldBack, NoPolicy, Plan, StripeTooEarly, adopt_stripe
 from tests.retention_world import CONFIG, POLICY, Desk, find_faults, look, prune, replay
 from tests.spans import SECOND, chat
 from tests.stripe_world import MemoryStripe, World
@@ -171,12 +171,11 @@ def test_stripe_windows_hold_until_they_are_sent_and_confirmed(tmp_path: Path) -
 def test_stripe_that_joins_after_pruning_begins_after_it(desk: Desk) -> None:
     """Usage that is gone cannot be sent: a start that would miss some of it is refused, and says from when on."""
     prune(desk)
-    problem = adopt_stripe(desk.books.store, replace(CONFIG, stripe=STRIPE))
-    assert problem is not None
-    assert "stripe.since must be 2026-02-12T00:00:01.000000001Z or later" in problem
-    assert "was pruned on 2027-04-20 by policy 13mo (ann)" in problem
+    told = r"stripe.since must be 2026-02-12T00:00:01.000000001Z or later: .* on 2027-04-20 by policy 13mo \(ann\)"
+    with pytest.raises(StripeTooEarly, match=told):
+        adopt_stripe(desk.books.store, replace(CONFIG, stripe=STRIPE))
     desk.config = replace(CONFIG, stripe=replace(STRIPE, since_nanos=parse_instant("2026-03-01")))
-    assert adopt_stripe(desk.books.store, desk.config) is None
+    adopt_stripe(desk.books.store, desk.config)
     desk.wire()
     desk.fold()
     assert find_faults(desk) == []

@@ -1,0 +1,132 @@
+"""Wraps links.c: the filter over claim keys, the order of entries, keys in memory, and which spans have company.
+
+Owns how arrays are handed over. Call these only where `find_library` found one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from otelbill_collector.native.loading import find_library, make_array, point_at
+
+Prefixes = NDArray[np.int64]  # first eight bytes of claim keys, at any distance from each other
+
+
+def add_to_filter(bits: NDArray[np.uint8], lines: int, prefixes: Prefixes) -> None:
+    """Set the bits of keys."""
+    _library().ob_filter_add(_at(bits), ctypes.c_uint64(lines), *_list_keys(prefixes))
+
+
+def find_in_filter(bits: NDArray[np.uint8], lines: int, prefixes: Prefixes, found: NDArray[np.bool_]) -> None:
+    """Set `found` where a key may have been added, and leave the rest of it as it is."""
+    _library().ob_filter_find(_at(bits), ctypes.c_uint64(lines), *_list_keys(prefixes), _at(found))
+
+
+def sort_entries(entries: NDArray[Any]) -> None:
+    """Put entries of 16 bytes in the order of the signed eight bytes they begin with; equal ones stay as they came."""
+    spare = make_array(len(entries), "V16")
+    if entries.itemsize != spare.itemsize:
+        raise ValueError("an entry has 16 bytes")
+    if _library().ob_sort_entries(_at(entries), _at(spare), ctypes.c_int64(len(entries))):
+        raise MemoryError
+
+
+SLOT = np.dtype([("key", "V16"), ("batch", "<u4"), ("place", "<u4")])
+
+
+class KeyTable:
+    """Claim keys, each with the batch that has it and the place of the key there. Doubles its room as it fills."""
+
+    def __init__(self, size: int = 1 << 10) -> None:
+        self._slots: NDArray[Any] = np.zeros(size, dtype=SLOT)
+        self._filled = 0
+
+    @property
+    def size(self) -> int:
+        """Room, twice the keys that may be held without making more: a power of two."""
+        return len(self._slots)
+
+    def __len__(self) -> int:
+        """Keys held, and those that were taken since it was last made larger."""
+        return self._filled
+
+    def add(self, keys: NDArray[np.uint8], batch: int) -> NDArray[np.int32]:
+        """Enter the keys [m, 16] of a batch; for each the place before it of the same key in this batch, or -1.
+
+        Raises ValueError where another batch holds one.
+        """
+        self._make_room(len(keys))
+        before = make_array(len(keys), "i4")
+        function = _library().ob_recent_add
+        function.restype = ctypes.c_int64
+        filled = function(*self._table(), _at(keys), ctypes.c_int64(len(keys)), ctypes.c_uint32(batch), _at(before))
+        if filled < 0:
+            raise ValueError("a claim key of spans that stand alone is held in memory already")
+        self._filled += filled
+        return before
+
+    def mark(self, keys: NDArray[np.uint8], marks: NDArray[np.bool_]) -> None:
+        """Set the marks of keys [m, 16] that are held, and leave the others as they are."""
+        _library().ob_recent_find(*self._table(), _at(keys), ctypes.c_int64(len(keys)), _at(marks))
+
+    def take(self, key: bytes) -> tuple[int, int] | None:
+        """The batch of a key and the last place it has there; it is held elsewhere from now on."""
+        function = _library().ob_recent_take
+        function.restype = ctypes.c_uint64
+        found = function(*self._table(), key)
+        return (found >> 32, found & 0xFFFFFFFF) if found else None
+
+    def _make_room(self, more: int) -> None:
+        if self._filled + more <= len(self._slots) >> 1:
+            return
+        size = len(self._slots)
+        while size >> 1 < self._filled + more:
+            size <<= 1
+        larger = np.zeros(size, dtype=SLOT)
+        function = _library().ob_recent_move
+        function.restype = ctypes.c_int64
+        old = self._slots
+        self._filled = function(_at(old), ctypes.c_int64(len(old)), _at(larger), ctypes.c_uint64(size - 1))
+        self._slots = larger
+
+    def _table(self) -> tuple[ctypes.c_void_p, ctypes.c_uint64]:
+        return _at(self._slots), ctypes.c_uint64(len(self._slots) - 1)
+
+
+def find_company(
+    keys: NDArray[np.uint8],
+    key_starts: NDArray[np.int32],
+    met: NDArray[np.bool_],
+    others: bytes,
+    company: NDArray[np.bool_],
+) -> None:
+    """Set `company` of spans whose claim keys, or those of their trace in the batch, others have too.
+
+    `met`: keys that spans elsewhere have; `others`: keys of the batch's other spans, one behind the other. The first
+    key of a span is that of its trace, which spans of the batch may share. What is set beforehand counts as company.
+    """
+    if key_starts[-1] != len(keys) or len(met) != len(keys) or len(company) != len(key_starts) - 1:
+        raise ValueError("keys, their starts and their marks are not of the same spans")
+    rows, count = ctypes.c_int64(len(company)), ctypes.c_int64(len(others) >> 4)
+    if _library().ob_find_company(rows, _at(keys), _at(key_starts), _at(met), count, others, _at(company)):
+        raise MemoryError
+
+
+def _list_keys(prefixes: Prefixes) -> tuple[ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]:
+    """Where keys begin, how far apart they are, and how many there are."""
+    (distance,) = prefixes.strides
+    return ctypes.c_void_p(int(prefixes.ctypes.data)), ctypes.c_int64(distance), ctypes.c_int64(len(prefixes))
+
+
+def _library() -> ctypes.CDLL:
+    library = find_library()
+    assert library is not None
+    return library
+
+
+def _at(array: NDArray[Any]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(point_at(array))

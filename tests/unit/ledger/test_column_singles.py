@@ -1,0 +1,265 @@
+"""Spans booked by columns leave what they leave one by one, whatever is forgotten, repeated or comes later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+
+from otelbill_collector.app import build_rules
+from otelbill_collector.config import Config
+from otelbill_collector.domain.span_columns import Bytes
+from otelbill_collector.domain.usage import RatingState
+from otelbill_collector.ledger.booking import Alone
+from otelbill_collector.ledger.books import Books
+from otelbill_collector.ledger.groups import GroupLimits
+from otelbill_collector.ledger.journal import list_tables
+from otelbill_collector.ledger.members import ColumnSingles
+from otelbill_collector.ledger.segments import add_quantities
+from otelbill_collector.ledger.sums import Sums
+from otelbill_collector.native.links import KeyTable, find_company
+from otelbill_collector.native.loading import find_library
+from otelbill_collector.pipeline import Stages
+from otelbill_collector.rules import claim_keys
+from tests.books import NOW, TestBooks
+from tests.column_books import ColumnBooks
+from tests.spans import SECOND, T0, TestSpan, chat
+
+pytestmark = pytest.mark.skipif(find_library() is None, reason="the native library is not built")
+DAY = 86_400 * SECOND
+Row = dict[str, object]
+
+
+class ComparedBooks(TestBooks):
+    """Open books of one way of booking, with bounds of memory."""
+
+    def __init__(self, folder: Path, kind: type[Books], limits: GroupLimits) -> None:
+        self.kind, self.memory = kind, limits
+        super().__init__(folder)
+
+    def reopen(self) -> None:
+        """As in TestBooks."""
+        super().reopen()
+        rules = build_rules(Config())
+        alone = Alone(rules.stands_alone, rules.rate_alone) if self.kind is ColumnBooks else None
+        self.books = self.kind(
+            self.store, claim_keys=claim_keys, decide=rules.decide, rate=rules.rate, alone=alone, limits=self.memory
+        )
+        self.stages = Stages(self.stages.select, self.books, self.stages.limits)
+
+
+@contextmanager
+def open_both(folder: Path, limits: GroupLimits) -> Iterator[tuple[ComparedBooks, ComparedBooks]]:
+    """Books by columns under the limits, and books that look at every span's group with all in memory."""
+    columns = ComparedBooks(folder / "columns", ColumnBooks, limits)
+    singly = ComparedBooks(folder / "singly", Books, GroupLimits())
+    yield columns, singly
+    columns.close()
+    singly.close()
+
+
+def draw_spans(rng: Random, prefix: str, count: int) -> list[TestSpan]:
+    """Calls of their own and of shared traces, ids and numbers, parents, tools, and some with a form of their own."""
+    spans = []
+    for number in range(count):
+        name = f"{prefix}-{number}"
+        ended = T0 + rng.choice([0, 0, 0, 1, 2, 5]) * DAY + rng.randrange(40) * SECOND
+        changes: dict[str, object] = {"started": ended - SECOND, "ended": ended}
+        attributes: dict[str, object] = {"otelbill.step": rng.choice(["plan", "write"])}
+        kind = rng.randrange(10)
+        if kind < 3:
+            trace = rng.randrange(8)
+            changes |= {"trace": f"shared-{trace}", "started": T0, "ended": T0 + number * SECOND}
+            changes["parent"] = rng.choice([None, f"{prefix}-{rng.randrange(count)}"])
+            changes["customer"] = rng.choice([None, "acme", "globex"])
+        elif kind == 3:
+            changes["response"] = f"resp-shared-{rng.randrange(4)}"
+        elif kind == 4:
+            attributes["gen_ai.operation.name"] = "execute_tool"
+        elif kind == 5:
+            changes |= {"model": "model-without-a-price", "scope": rng.choice(["one", "other"])}
+        elif kind == 6:
+            attributes["gen_ai.response.id"] = "short"
+            changes |= {"scope": rng.choice(["one", "other"]), "started": T0, "ended": T0 + SECOND}
+        elif kind == 7:
+            attributes["otelbill.event.id"] = f"event-{rng.randrange(30)}"
+        tokens = (100 + rng.randrange(4), rng.randrange(300))
+        spans.append(chat(name, tokens=tokens, attributes=attributes, **changes))  # type: ignore[arg-type]
+    return spans
+
+
+def list_rows(books: TestBooks) -> dict[object, Row]:
+    """Every column of every record, by record."""
+    rows: list[Row] = books.store.read(
+        lambda connection: [row for _, table in list_tables(connection, 0) for row in table.to_pylist()]
+    )
+    assert len({row["record_id"] for row in rows}) == len(rows)
+    return {row["record_id"]: row for row in rows}
+
+
+def count_claims(books: TestBooks) -> int:
+    (count,) = books.store.read(lambda connection: connection.execute("SELECT sum(entries) FROM claim_run").fetchone())
+    return int(count)
+
+
+LIMITS = [GroupLimits(), GroupLimits(3), GroupLimits(150), GroupLimits(3, 8), GroupLimits(400_000, 60)]
+
+
+@pytest.mark.parametrize("limits", LIMITS, ids=str)
+@pytest.mark.parametrize("seed", range(4))
+def test_columns_leave_what_spans_leave_one_by_one(tmp_path: Path, seed: int, limits: GroupLimits) -> None:
+    """Guarantee: with repeats, restarts, company that comes later and whatever memory, every field of every record and
+    the claim keys are those of the way that looks at every group with all in memory.
+    """
+    rng = Random(seed)
+    spans = draw_spans(rng, f"seed-{seed}", 150)
+    spans += rng.sample(spans, 30)
+    with open_both(tmp_path, limits) as (columns, singly):
+        taken, start = 0, 0
+        while start < len(spans):
+            batch = spans[start : start + rng.choice([1, 7, 40])]
+            start += len(batch)
+            assert columns.post(*batch, now=NOW + 9 * DAY) == singly.post(*batch, now=NOW + 9 * DAY)
+            if rng.random() < 0.1:
+                taken += columns.books.by_columns  # type: ignore[attr-defined]
+                columns.reopen()
+                singly.reopen()
+            assert columns.books.group_keys <= limits.keys_max
+        taken += columns.books.by_columns  # type: ignore[attr-defined]
+        assert list_rows(columns) == list_rows(singly)
+        assert count_claims(columns) == count_claims(singly)
+        assert taken > 10 or limits.known_keys_max == 8
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_transaction_that_fails_leaves_nothing_in_memory(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guarantee: what was booked by columns in a transaction that is undone is booked when it is sent again."""
+    rng = Random(seed)
+    spans = draw_spans(rng, f"seed-{seed}", 60)
+    with open_both(tmp_path, GroupLimits()) as (columns, singly):
+        for start in range(0, len(spans), 20):
+            batch = spans[start : start + 20]
+            with monkeypatch.context() as patch:
+                patch.setattr("tests.column_books.book_candidates", _fail)
+                with pytest.raises(OSError, match="full"):
+                    columns.post(*batch, now=NOW + 9 * DAY)
+            assert columns.books.group_keys == 0
+            assert columns.post(*batch, now=NOW + 9 * DAY) == singly.post(*batch, now=NOW + 9 * DAY)
+        assert list_rows(columns) == list_rows(singly)
+
+
+def _fail(*_: object) -> None:
+    raise OSError("the disk is full")
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_better_description_of_a_call_booked_by_columns_takes_its_claim(tmp_path: Path, restart: bool) -> None:
+    """Guarantee: a row of a batch takes part in its group like any other span, in memory or read from the ledger."""
+    with open_both(tmp_path, GroupLimits()) as (books, _):
+        others = [chat(name, response=f"chatcmpl-{name}-2345678") for name in ("x", "y")]
+        books.post(chat("inner", response="chatcmpl-12345678", scope="framework"), *others)
+        assert books.books.by_columns == 3  # type: ignore[attr-defined]
+        if restart:
+            books.reopen()
+        assert books.post(chat("outer", response="chatcmpl-12345678", scope="client")).accepted == 1
+        assert books.totals()["events"] == 3
+        assert books.post(others[0]).duplicate == 1
+        assert books.post(chat("y", response="chatcmpl-z-2345678")).dead_lettered == 1
+
+
+def test_sums_of_columns_are_the_sums_of_their_records(tmp_path: Path) -> None:
+    """Guarantee: metrics count every quantity and amount once, exactly, by the step that was decided."""
+    rng = Random(5)
+    with open_both(tmp_path, GroupLimits()) as (books, _):
+        kept: list[ColumnSingles] = []
+        add = books.books._index.add_columns
+
+        def keep(singles: ColumnSingles) -> None:
+            kept.append(singles)
+            add(singles)
+
+        books.books._index.add_columns = keep  # type: ignore[method-assign]
+        books.post(*draw_spans(rng, "sums", 120), now=NOW + 9 * DAY)
+        (singles,) = kept
+        expected: dict[object, Sums] = {}
+        for record in singles.list_records():
+            if record.amounts.state is RatingState.RATED:
+                labels = (record.candidate.provider, record.candidate.model, record.amounts.currency)
+                sums = expected.setdefault((record.decision.step, *labels), Sums())
+                sums.events += 1
+                add_quantities(sums.quantities, record.decision.quantities, 1)
+                sums.cost_attos += record.amounts.cost_attos or 0
+                sums.charge_attos += record.amounts.charge_attos or 0
+        for sums in expected.values():
+            sums.quantities = {unit: total for unit, total in sums.quantities.items() if total}
+        assert singles.sum_rated() == expected
+        assert len(expected) > 1
+
+
+def make_keys(numbers: list[int]) -> Bytes:
+    return np.frombuffer(b"".join(number.to_bytes(16, "big") for number in numbers), dtype=np.uint8).reshape(-1, 16)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_table_of_keys_is_a_dictionary(seed: int) -> None:
+    """Guarantee: after any additions, removals and growth a key leads to its batch and places, and to nothing else."""
+    rng = Random(seed)
+    table, expected = KeyTable(4), dict[int, tuple[int, list[int]]]()
+    chains = {}
+    for batch in range(1, 30):
+        numbers = [rng.randrange(5_000) for _ in range(rng.randrange(80))]
+        numbers = [number for number in numbers if number not in expected]
+        chains[batch] = table.add(make_keys(numbers), batch)
+        for place, number in enumerate(numbers):
+            expected.setdefault(number, (batch, []))[1].append(place)
+        asked = [rng.randrange(5_000) for _ in range(200)]
+        marks = np.zeros(len(asked), dtype=np.bool_)
+        table.mark(make_keys(asked), marks)
+        assert marks.tolist() == [number in expected for number in asked]
+        for number in rng.sample(range(5_000), 40):
+            found = table.take(number.to_bytes(16, "big"))
+            if number not in expected:
+                assert found is None
+                continue
+            known, places = expected.pop(number)
+            assert found is not None
+            assert found[0] == known
+            walked, place = [], found[1]
+            while place >= 0:
+                walked.append(place)
+                place = int(chains[known][place])
+            assert walked == places[::-1]
+    held = next(iter(expected))
+    with pytest.raises(ValueError, match="already"):
+        table.add(make_keys([held]), 77)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_company_is_found_wherever_it_is(seed: int) -> None:
+    """Guarantee: a span is passed for its whole group only when no key of it, or of another span of its trace, is met
+    elsewhere, and nothing but the key of a trace is shared.
+    """
+    rng = Random(seed)
+    spans = [[rng.randrange(60), *rng.sample(range(100, 160), rng.randrange(3))] for _ in range(rng.randrange(50))]
+    others = rng.sample(range(160), rng.randrange(4))
+    met = set(rng.sample(range(160), rng.randrange(4)))
+    late = [rng.random() < 0.05 for _ in spans]
+    listed = [number for span in spans for number in span]
+    starts = np.cumsum([0, *map(len, spans)]).astype(np.int32)
+    company = np.array(late, dtype=np.bool_)
+    marks = np.array([number in met for number in listed], dtype=np.bool_)
+    find_company(make_keys(listed), starts, marks, make_keys(others).tobytes(), company)
+    own = [
+        is_late
+        or any(number in met or number in others for number in span)
+        or any(listed.count(number) > 1 for number in span[1:])
+        for span, is_late in zip(spans, late, strict=True)
+    ]
+    traces = {span[0] for span, has in zip(spans, own, strict=True) if has}
+    assert company.tolist() == [span[0] in traces for span in spans]
