@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format e2e bench lock clean
+.PHONY: help setup demo test test-all check format e2e properties audit bench lock clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,7 +45,13 @@ format: setup  ## rewrite files to the house format
 e2e: setup  ## through the real OpenTelemetry Collector, Jaeger, Phoenix and Prometheus (built or installed when missing)
 	@$(BIN)/python -m pytest -q tests/e2e -m e2e
 
-bench: setup  ## print the benchmark figures; never fails on a time
+properties: setup  ## every property of amounts with 10,000 examples (hours on two cores; EXAMPLES=1000 for fewer)
+	@OTELBILL_EXAMPLES=$${EXAMPLES:-10000} $(BIN)/python -m pytest -q -m money --timeout=0 -n 2
+
+audit: setup  ## the independent auditor over 1,000 random months (MONTHS=200 for fewer)
+	@OTELBILL_AUDIT_MONTHS=$${MONTHS:-1000} $(BIN)/python -m pytest -q tests/auditor -n 2
+
+bench: setup  ## measure everything into benchmarks/results.json and docs/benchmarks.md; never fails on a time
 	@$(BIN)/python -m benchmarks
 
 lock: setup  ## write the pinned requirement files anew from pyproject.toml

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from otelbill_collector import pipeline
 from otelbill_collector.decode.scanner import Scanner
 from otelbill_collector.decode.select import select_span
@@ -50,18 +52,20 @@ def read_batch(
         future_nanos=limits.future_nanos,
     )
     batch = Batch(whole=len(scanned.whole))
-    rows: dict[int, list[int]] = {}
-    for row, number in enumerate(scanned.columns.request.tolist()):
-        rows.setdefault(number, []).append(row)
+    rows: dict[int, list[tuple[int, Candidate]]] = {}
+    columns = scanned.columns
+    candidates = columns.build_candidates(np.arange(len(columns)))
+    for number, place, candidate in zip(columns.request.tolist(), scanned.numbers.tolist(), candidates, strict=True):
+        rows.setdefault(number, []).append((place, candidate))
+    assert columns.received_nanos.tolist() == [received] * len(columns)
     views = {number: decode_request(body) for number, body in scanned.rest.items()}
     for number, body in enumerate(bodies):
         if number in scanned.whole:
             batch.results.append(read_plainly(body, limits, received))
             continue
         found: list[Candidate | Problem | None] = [None] * int(scanned.spans[number])
-        for row in rows.get(number, ()):
-            assert scanned.columns.received_nanos[row] == received
-            found[scanned.numbers[row]] = scanned.columns.build_candidate(row)
+        for place, candidate in rows.get(number, ()):
+            found[place] = candidate
         rest = views.get(number, [])
         for place, view in zip(scanned.rest_numbers.get(number, ()), rest, strict=True):
             found[place] = _select(view, limits, received)

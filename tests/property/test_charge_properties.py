@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
 
-from hypothesis import given
+import pytest
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from otelbill_collector.domain.charges import Part, PeriodCharge, Pricing, Rounding, Tier, price_parts
 from otelbill_collector.domain.money import multiply_exact
+from otelbill_collector.domain.quantities import MICROS, to_micros
 from otelbill_collector.domain.selectors import Selector
 from otelbill_collector.domain.usage import Quantity
+
+pytestmark = pytest.mark.money
 
 STEP = 10**6  # attos of a price with 12 decimals
 
@@ -122,6 +127,23 @@ def test_graduated_prices_are_monotone_and_continuous(charge: PeriodCharge, one:
     dearest = max(tier.attos for tier in charge.tiers)
     difference = price(charge, high) - price(charge, low)
     assert 0 <= difference <= Fraction(high - low) * dearest
+
+
+@given(charges(), st.tuples(quantities, quantities).map(sorted))
+def test_more_usage_never_costs_less(charge: PeriodCharge, pair: list[Quantity]) -> None:
+    """Per unit, by package, in graduated tiers with flat amounts, and on stairs that ascend. Volume may: that is its
+    point, and only where a tier begins that is cheaper.
+    """
+    low, high = pair
+    if charge.pricing is Pricing.STAIRSTEP:
+        flats = sorted(tier.flat_attos for tier in charge.tiers)
+        steps = tuple(Tier(tier.up_to, 0, flat) for tier, flat in zip(charge.tiers, flats, strict=True))
+        charge = replace(charge, tiers=steps)
+    elif charge.pricing is Pricing.VOLUME:
+        used = [max(0, to_micros(quantity) - charge.included * MICROS) for quantity in pair]
+        ends = [tier.up_to * MICROS for tier in charge.tiers if tier.up_to is not None]
+        assume(not any(used[0] <= end < used[1] for end in ends) or not used[0])
+    assert price(charge, low) <= price(charge, high)
 
 
 @given(charges(Pricing.GRADUATED, flat=False))

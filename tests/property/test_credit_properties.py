@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +22,8 @@ from otelbill_collector.domain.transfers import (
     sum_accounts,
     sum_posted,
 )
+
+pytestmark = pytest.mark.money
 
 SLICES = st.integers(0, 12).map(lambda number: number * SLICE_NANOS)
 NAMES = st.sampled_from(["", "a", "b"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from decimal import Decimal
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,7 +39,16 @@ selectors = st.builds(
     group=st.sampled_from([None, None, "enterprise", "startup"]),
     service_tier=st.sampled_from([None, None, "default", "batch"]),
 )
+
+pytestmark = pytest.mark.money
 prices = st.builds(ChargePrice, st.sampled_from(UNITS), st.integers(0, 10**12).map(lambda n: n * 10**6), selectors)
+in_credits = st.builds(
+    lambda unit, selector, micros: ChargePrice(unit, 0, selector, micros),
+    st.sampled_from(UNITS),
+    selectors,
+    st.integers(0, 10**7),
+)
+worth = st.builds(lambda steps: ChargePrice("credits", steps * 10**12), st.integers(0, 10**6))
 markups = st.builds(Markup, st.integers(-1_000_000, 2_000_000), selectors)
 charges = st.builds(
     lambda unit, attos, selector: PeriodCharge(
@@ -54,8 +64,8 @@ MEMBERS = {"acme": Membership(group="enterprise")}
 @st.composite
 def cards(draw: st.DrawFn) -> RateCard:
     """Valid cards: an entry that overlaps an earlier one is left out."""
-    card = RateCard()
-    for entry in draw(st.lists(st.one_of(prices, markups, charges), max_size=12)):
+    card = RateCard(prices=(draw(worth),))
+    for entry in draw(st.lists(st.one_of(prices, in_credits, markups, charges), max_size=12)):
         try:
             if isinstance(entry, Markup):
                 card = replace(card, markups=(*card.markups, entry))

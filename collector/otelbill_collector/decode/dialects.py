@@ -107,6 +107,7 @@ class Dialect:
     implies_call: bool = False
     stream_usage_in_log_span: bool = False
     own_response_ids: re.Pattern[str] | None = None
+    own_response_id_length: int = 0
     mirror_prefix: str | None = None
     model_vendors: Mapping[str, str] = field(default_factory=dict)
     usage_objects: tuple[UsageObject, ...] = ()
@@ -173,6 +174,8 @@ def _parse_row(entry: Mapping[str, Any]) -> Dialect:
     fields["faults"] = tuple(_parse_fault(name, item) for item in fields.get("faults", ()))
     if "own_response_ids" in fields:
         fields["own_response_ids"] = re.compile(fields["own_response_ids"])
+        if not fields.get("own_response_id_length"):
+            raise ValueError(f"dialect_table.yaml: {name}: own_response_ids without own_response_id_length")
     row = Dialect(**fields)
     if not 0 <= row.trust <= 9:
         raise ValueError(f"dialect_table.yaml: {name}: trust {row.trust} is not 0-9")

@@ -10,14 +10,16 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from otelbill_collector.decode.quantities import Counts, list_facts, split_counts
 from otelbill_collector.decode.recall import OUTCOME_FIELDS
-from otelbill_collector.decode.shapes import MEMORY, OWN_KEYS, Ground, Kind, Raw, Shape
+from otelbill_collector.decode.shapes import MEMORY, OWN_KEYS, SUMMED_FACTS, Ground, Kind, Raw, Shape
 from otelbill_collector.decode.spans import SpanView
-from otelbill_collector.decode.sums import sum_counts
+from otelbill_collector.decode.sums import Sums, sum_counts
 from otelbill_collector.decode.values import FREE_NAMES, TEXTS, VALUE_BYTES_MAX
 from otelbill_collector.decode.vocabulary import load_vocabulary
 from otelbill_collector.decode.weight import ATTRIBUTES_PER_SPAN, EVENTS_PER_SPAN, walk_fields
@@ -33,6 +35,7 @@ _STEPS_MAX = 250
 _LATEST_MAX = 2**64 - 1
 _INCLUDES = {False: native.INCLUDES_NO, True: native.INCLUDES_YES, None: native.INCLUDES_CHECKED}
 _ATTRIBUTES, _KEY = 9, 1  # field numbers
+_ANY_SIGNATURE = 4 + len(list_facts(Counts())) + 1  # of `sums._split_any`, before what steps are passed
 
 Record = tuple[int, ...]
 """A span left to the rules, see `native.scan.Raw.rest`."""
@@ -226,7 +229,7 @@ class _Lesson:
         kind = MEMORY.kinds.get((shape, message.status.code, FREE_NAMES[message.name], noted))
         if kind is None or FREE_NAMES[message.name]:
             return
-        readable = kind.bare or kind.plain is not None
+        readable = kind.bare or (not kind.read_whole and bool(shape.list_counts()))
         key = struct.pack("<I", message.status.code) + b"".join(struct.pack("<I", len(raw)) + raw for raw in noted)
         if len(key) > native.KIND_BYTES_MAX:
             return
@@ -241,11 +244,11 @@ class _Lesson:
 
     def _learn_outcome(self, number: int, kind: Kind, shape: Shape, values: Raw) -> None:
         sums = sum_counts(kind, shape, values, self.view.message.attributes)
-        if sums is None or sums[2] is not None:
-            return
+        if sums is None or (sums[2] is not None and (kind.plain is not None or split_counts(sums[2]).conflict)):
+            return  # the scanner leaves sums that cannot be to the rules
         outcome = kind.outcomes.get(sums[0])
         if outcome is not None:
-            signature = sign(sums[0], bare=kind.bare, graded=shape.graded)
+            signature = sign(sums, bare=kind.bare, graded=shape.graded)
             template = Template(**dict(zip(OUTCOME_FIELDS, outcome, strict=True)), counted=not kind.bare)
             self._keep(native.OUTCOME, number, struct.pack("<Q", signature), self.scanner.number_template(template))
 
@@ -265,11 +268,12 @@ def describe_layout(shape: Shape, names: Sequence[bytes]) -> tuple[native.Layout
         layout.state = native.IGNORED if shape.ignored and len(set(names)) == len(names) else native.RULES
         return layout, [], []
     places = {name.decode(): place for place, name in enumerate(names)}
-    unknown = shape.made_up is not None and bool(shape.responses)
-    if len(places) < len(names) or _EVENT in places or unknown or len(shape.steps) > _STEPS_MAX:
+    if len(places) < len(names) or _EVENT in places or len(shape.steps) > _STEPS_MAX:
         return layout, [], []
-    layout.state, layout.graded = native.READ, int(shape.graded)
-    counts = [-1 if name is None else places[name] for name in shape.list_plain()]
+    layout.state = native.READ
+    layout.graded = int(shape.graded if shape.plain is not None else len(shape.steps) > 1)
+    layout.own_id_size = shape.plan.dialect.own_response_id_length if shape.plan is not None else 0
+    counts = [-1 if name is None else places[name] for name in shape.list_counts()]
     layout.counts[:] = counts or [-1] * len(layout.counts)
     layout.texts[:] = [places.get(name, -1) for name in _NAMED]
     layout.run = places.get(_RUN, -1)
@@ -277,16 +281,26 @@ def describe_layout(shape: Shape, names: Sequence[bytes]) -> tuple[native.Layout
     return layout, [places[name] for name in shape.noted], shape.steps
 
 
-def sign(signature: tuple[object, ...], *, bare: bool, graded: bool) -> int:
-    """A signature of `sums` of plain counts as one number, as `split_counts` of `scan.c` makes it."""
-    number = int(bool(signature[0]))
+def sign(sums: Sums, *, bare: bool, graded: bool) -> int:
+    """The signature of sums as one number, as `split_counts` of `scan.c` makes it: a bit for each count above zero, and
+    what steps the sizes have passed.
+    """
+    signature, _, counts, response_id = sums
+    number = int(response_id is None)
     if bare:
         return number
-    for place, bit in enumerate(signature[2:], start=2):
-        number |= bool(bit) << place
-    if not graded:
-        return number | bool(signature[1]) << 1
-    for place, grade in enumerate(signature[1], start=1):  # type: ignore[arg-type, var-annotated]  # three grades
+    grades: Sequence[int] = ()
+    if counts is not None:
+        above = [bool(getattr(counts, fact)) for fact in SUMMED_FACTS]
+        grades = cast(Sequence[int], signature[_ANY_SIGNATURE:])
+    elif graded:
+        grades = cast(Sequence[int], signature[1])
+        above = [grades[0] > 0, *map(bool, signature[2:])]  # the first step is one
+    else:
+        above = [*map(bool, signature[1:])]
+    for place, bit in enumerate(above, start=1):
+        number |= bit << place
+    for place, grade in enumerate(grades, start=2):
         number |= grade << 8 * place
     return number
 

@@ -34,6 +34,8 @@ NAMES_MAX = 500_000  # attribute names in all layouts together
 OWN_KEYS = ("otelbill.customer.id", "otelbill.project.id", "otelbill.run.id", "otelbill.step", "otelbill.event.id")
 _PLAIN_FACTS = ("input", "output", "total", "cache_read", "cache_write", "reasoning")
 _NEEDED_FACTS = _PLAIN_FACTS[:2]
+SUMMED_FACTS = (*_PLAIN_FACTS, "cache_write_5m", "cache_write_1h")
+"""Counts that `scan.c` sums, in its order."""
 _THRESHOLDS = frozenset({"input_min", "uncached_min", "total_min"})
 
 Raw = tuple[bytes, ...]
@@ -86,12 +88,15 @@ class Shape:
         """The names that every span has a value of its own for."""
         return self._names[: self.responses.stop]
 
-    def list_plain(self) -> tuple[str | None, ...]:
-        """The names of input, output, total, cache read, cache write and reasoning; none at all where not plain."""
-        if self.plain is None:
+    def list_counts(self) -> tuple[str | None, ...]:
+        """The names of `SUMMED_FACTS`, None where absent; empty where there are other counts or other sums."""
+        names = dict(zip(self.facts, self._names[self.counted], strict=True))
+        plan = self.plan
+        assert plan is not None  # who asks has a shape that can be read
+        if plan.units or plan.dialect.output_from_total or not plan.dialect.output_includes_reasoning:
             return ()
-        places = enumerate(self.plain)
-        return tuple(self._names[place] if place or index < len(_NEEDED_FACTS) else None for index, place in places)
+        summed = set(_NEEDED_FACTS) <= set(names) <= set(SUMMED_FACTS)
+        return tuple(names.get(fact) for fact in SUMMED_FACTS) if summed else ()
 
     def note(self, names: Iterable[str | None]) -> None:
         """Tell kinds apart by the values of these names as well."""
@@ -112,7 +117,7 @@ def _list_steps(dialect: Dialect, facts: Collection[str]) -> tuple[list[int], bo
 class Kind:
     """Spans of one shape that say the same in all places but those that each has for itself."""
 
-    __slots__ = ("aggregate", "bare", "includes", "outcomes", "plain", "provider")
+    __slots__ = ("aggregate", "bare", "includes", "outcomes", "plain", "provider", "read_whole")
 
     def __init__(self, shape: Shape, plan: Plan, provider: str | None, *, aggregate: bool, media: Mapping[str, Value]):
         self.provider = provider
@@ -124,9 +129,9 @@ class Kind:
             if not (aggregate and item.form == "provider_metadata")
             and (item.media_type is None or media.get(item.media_type) == JSON_TYPE)
         ]
-        read_whole = bool(objects) or plan.hidden_params
-        self.bare = not (plan.counts or plan.units or read_whole)
-        self.plain = None if read_whole else shape.plain
+        self.read_whole = bool(objects) or plan.hidden_params
+        self.bare = not (plan.counts or plan.units or self.read_whole)
+        self.plain = None if self.read_whole else shape.plain
         self.outcomes: dict[tuple[object, ...], tuple[Any, ...]] = {}  # Any: fields of candidates, `_read_outcome`
 
 

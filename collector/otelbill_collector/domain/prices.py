@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Context, Decimal
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 from otelbill_collector.domain.ids import digest_parts
@@ -177,6 +178,17 @@ class Timeline(Generic[T]):
         if len(day) == 1:
             return day[0]
         return day[bisect_right(self.day_starts, at_nanos % DAY_NANOS) - 1]
+
+
+@lru_cache(maxsize=65_536)
+def list_covering(body: str | None) -> tuple[tuple[str, str], ...]:
+    """Which units of a price version, given as its text, a period charge covers, with the version of each charge."""
+    prices = json.loads(body).get("prices", {}) if body else {}
+    return tuple(
+        (unit, price["entry"]["period_charge"]["version"])
+        for unit, price in sorted(prices.items())
+        if price["charge"] == "period"
+    )
 
 
 def multiply_markup(cost_attos: int, percent_scaled: int) -> int:

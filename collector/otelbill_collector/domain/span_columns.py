@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,6 @@ Bytes = NDArray[np.uint8]
 
 COUNTED_UNITS = (INPUT_TOKENS, CACHE_READ_TOKENS, CACHE_WRITE_TOKENS, OUTPUT_TOKENS, REASONING_TOKENS)
 """Rows of `SpanColumns.counts`. Input and output are there though they be zero, the others only above zero."""
-_ALWAYS = (True, False, False, True, False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,11 @@ class Texts:
         """One text."""
         start, end = self.starts[row], self.starts[row + 1]
         return self.pool[start:end].tobytes().decode("ascii") if end > start else None
+
+    def list_all(self) -> list[str | None]:
+        """Every text, in order."""
+        pool, starts = self.pool.tobytes().decode("ascii"), self.starts.tolist()
+        return [pool[start:end] or None for start, end in pairwise(starts)]
 
     def take(self, rows: NDArray[np.intp]) -> Texts:
         """The texts of some rows, in their order."""
@@ -134,17 +139,7 @@ class SpanColumns:
 
     def find_quantities(self, row: int) -> dict[str, Quantity]:
         """What a span counts, as `Candidate.quantities` has it."""
-        template = self.templates[self.template[row]]
-        quantities: dict[str, Quantity] = {}
-        if template.role not in (Role.CALL, Role.AGGREGATE):
-            return quantities
-        if template.counted:
-            counts = self.counts[:, row].tolist()
-            found = zip(COUNTED_UNITS, counts, _ALWAYS, strict=True)
-            quantities = {unit: count for unit, count, always in found if count or always}
-        if template.role is Role.CALL:
-            quantities[REQUESTS] = 1
-        return quantities
+        return _list_quantities(self.templates[self.template[row]], self.counts[:, row].tolist())
 
     def build_candidate(self, row: int) -> Candidate:
         """The candidate that a row stands for."""
@@ -180,10 +175,104 @@ class SpanColumns:
             traits=template.traits,
         )
 
+    def build_candidates(self, rows: NDArray[np.intp]) -> list[Candidate]:
+        """The candidates of some rows, in the order given: what `build_candidate` gives, in a third of its time."""
+        part = self if len(rows) == len(self) and (rows == np.arange(len(self))).all() else self.take(rows)
+        templates, names = self.templates, [*self.names, None]  # -1 is the last
+        parents = zip(_cut_ids(part.parent_span_id, 8), part.has_parent.tolist(), strict=True)
+        named = ([names[code] for code in getattr(part, name).tolist()] for name in _NAMED)
+        columns = (
+            [templates[code] for code in part.template.tolist()],
+            _cut_ids(part.trace_id, 16),
+            _cut_ids(part.span_id, 8),
+            [parent if given else b"" for parent, given in parents],
+            part.started_nanos.tolist(),
+            part.ended_nanos.tolist(),
+            part.counts.T.tolist(),
+            part.response_id.list_all(),
+            part.run_id.list_all(),
+            *named,
+        )
+        return [_build_candidate(*fields) for fields in zip(*columns, strict=True)]
+
     def _find_name(self, code: Any) -> str | None:  # Any: a numpy integer
         return self.names[code] if code >= 0 else None
 
 
+def _list_quantities(template: Template, counts: list[int]) -> dict[str, Quantity]:
+    quantities: dict[str, Quantity] = {}
+    if template.role not in (Role.CALL, Role.AGGREGATE):
+        return quantities
+    if template.counted:
+        given, read, write, output, reasoning = counts
+        quantities[INPUT_TOKENS] = given
+        if read:
+            quantities[CACHE_READ_TOKENS] = read
+        if write:
+            quantities[CACHE_WRITE_TOKENS] = write
+        quantities[OUTPUT_TOKENS] = output
+        if reasoning:
+            quantities[REASONING_TOKENS] = reasoning
+    if template.role is Role.CALL:
+        quantities[REQUESTS] = 1
+    return quantities
+
+
+def _build_candidate(
+    template: Template,
+    trace_id: bytes,
+    span_id: bytes,
+    parent_span_id: bytes,
+    started_nanos: int,
+    ended_nanos: int,
+    counts: list[int],
+    response_id: str | None,
+    run_id: str | None,
+    customer: str | None,
+    project: str | None,
+    step: str | None,
+    service: str | None,
+) -> Candidate:
+    return Candidate(
+        trace_id,
+        span_id,
+        parent_span_id,
+        started_nanos,
+        ended_nanos,
+        template.dialect,
+        template.role,
+        template.detail,
+        template.provider,
+        template.model,
+        template.request_model,
+        template.operation,
+        response_id,
+        template.service_tier,
+        customer,
+        project,
+        run_id,
+        step,
+        template.attempt,
+        None,
+        template.failed,
+        template.billable,
+        template.reason,
+        template.usage_source,
+        template.caveats,
+        _list_quantities(template, counts),
+        None,
+        template.emitter,
+        service,
+        template.traits,
+    )
+
+
+def _cut_ids(ids: Bytes, size: int) -> list[bytes]:
+    joined = ids.tobytes()
+    return [joined[at : at + size] for at in range(0, len(joined), size)]
+
+
+_NAMED = ("customer", "project", "step", "service")
 _ROWS = (
     *("template", "request", "trace_id", "span_id", "parent_span_id", "has_parent", "started_nanos", "ended_nanos"),
     *("received_nanos", "customer", "project", "step", "service"),

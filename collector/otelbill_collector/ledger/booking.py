@@ -16,6 +16,7 @@ from otelbill_collector.domain.alone import AmountsRow
 from otelbill_collector.domain.bulk_ids import derive_span_events
 from otelbill_collector.domain.ids import derive_claim_key
 from otelbill_collector.domain.instants import DAY_NANOS, NANOS
+from otelbill_collector.domain.prices import list_covering
 from otelbill_collector.domain.records import Amounts, UsageRecord, digest_candidate, identify_candidate
 from otelbill_collector.domain.usage import Candidate, Decision, RatingState
 from otelbill_collector.ledger.corrections import (
@@ -25,7 +26,15 @@ from otelbill_collector.ledger.corrections import (
     describe_standing,
 )
 from otelbill_collector.ledger.groups import GroupIndex
-from otelbill_collector.ledger.journal import Due, Placed, append_segment, remove_due, save_due, save_price_versions
+from otelbill_collector.ledger.journal import (
+    Due,
+    Placed,
+    append_segment,
+    find_price_version,
+    remove_due,
+    save_due,
+    save_price_versions,
+)
 from otelbill_collector.ledger.large_groups import Joined, choose_due, set_aside
 from otelbill_collector.ledger.lineage import list_key_days
 from otelbill_collector.ledger.members import Member, Row, Singles
@@ -308,7 +317,7 @@ def _book_groups(
                 dues.append(Due(decision.due_nanos, member.day, member.keys[0]))
             if decision.due_nanos is not None:
                 decision = replace(decision, due_nanos=None)
-            placed.extend(_book_difference(member, decision, rules, price_bodies, again))
+            placed.extend(_book_difference(connection, member, decision, rules, price_bodies, again))
 
     for start in starts:
         if start.event_id in done:
@@ -330,6 +339,7 @@ def _book_groups(
 
 
 def _book_difference(
+    connection: sqlite3.Connection,
     member: Member,
     decision: Decision,
     rules: Rules,
@@ -345,7 +355,9 @@ def _book_difference(
     amounts, bodies = rules.rate(member.candidate, decision)
     amounts = apply_to_amounts(amounts, rules.corrections.find(event_id))
     if same and before is not None:
-        if _are_equal(amounts, before.amounts) or (event_id not in again and amounts.state is RatingState.UNPRICED):
+        if event_id not in again and amounts.state is RatingState.UNPRICED:
+            return
+        if _are_equal(amounts, before.amounts) and _are_covered_alike(connection, amounts, bodies, before.amounts):
             return
         note = note or again.get(event_id, "a price was found")
     note = note or again.get(event_id)
@@ -370,6 +382,17 @@ def _book_difference(
 def _are_equal(one: Amounts, other: Amounts) -> bool:
     """Equal in money, whatever the price version is called."""
     return replace(one, price_version=None) == replace(other, price_version=None)
+
+
+def _are_covered_alike(
+    connection: sqlite3.Connection, amounts: Amounts, bodies: Mapping[str, str], before: Amounts
+) -> bool:
+    """Whether the same period charges count both: what they cover has no money of its own that would differ."""
+    version, former = amounts.price_version, before.price_version
+    if version == former or amounts.state is not RatingState.RATED:
+        return True
+    body = find_price_version(connection, former) if former else None
+    return list_covering(bodies[version] if version else None) == list_covering(body)
 
 
 def _apply_operator(event_id: str, decision: Decision, rules: Rules) -> tuple[Decision, str | None]:

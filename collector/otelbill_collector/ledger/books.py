@@ -48,7 +48,8 @@ from otelbill_collector.ledger.lineage import find_record, list_unpriced
 from otelbill_collector.ledger.openings import FIRST
 from otelbill_collector.ledger.pruned_sums import resume_folds
 from otelbill_collector.ledger.pruning import append_pruning
-from otelbill_collector.ledger.repricing import Progress, Scope, list_outdated
+from otelbill_collector.ledger.repricing import Progress, Scope
+from otelbill_collector.ledger.rerating import Rerating, Revisions, Written
 from otelbill_collector.ledger.resolutions import (
     NotHeld,
     Resolution,
@@ -217,24 +218,42 @@ class Books:
     ) -> int:
         """Rate events of a scope again where other prices rated them; returns how many changed.
 
-        A reversal and a revision each, in many transactions. Charges given by hand stay; what is equal is not booked,
-        so that doing it again after an interruption books the rest. Raises EvidencePruned for a scope that is final.
+        A reversal and a revision each, in many transactions, by columns; what operators said something of goes through
+        booking, so that charges given by hand stay. What is equal is not booked, so that doing it again after an
+        interruption books the rest. Raises EvidencePruned for a scope that is final.
         """
         self._require_open_past(scope.from_nanos or 0, "some of what is to be rated again")
-        note = f"rated again by {operator}: {reason}"
-        after, changed = 0, 0
         end = self.store.read(find_last_segment)
-        while after < end:
-            start = after
-            records, after = self.store.read(partial(list_outdated, rater=rater, scope=scope, after=start))
-            for place in range(0, len(records), _WAITING_BATCH):
-                batch = records[place : place + _WAITING_BATCH]
-                booking = self._transact(partial(self._rebook_all, records=batch, now_nanos=now_nanos, note=note))
+        note = f"rated again by {operator}: {reason}"
+        told = self._corrections.event_ids | self._resolutions.keys()
+        run = Rerating(rater, scope, note, told, lambda item: collect_keys(item, self._rules.claim_keys), end)
+        before, changed = end + 1, 0
+        while batch := self.store.read(partial(run.read_batch, before=before)):
+            for found in batch.list_commits():
+                changed += self._append_revisions(run, found, now_nanos)
+            for place in range(0, len(batch.records), _WAITING_BATCH):
+                records = batch.records[place : place + _WAITING_BATCH]
+                booking = self._transact(partial(self._rebook_all, records=records, now_nanos=now_nanos, note=note))
                 changed += sum(record.sign > 0 for record in booking.records)
-            if after == start:
-                break
-            progress(min(after, end), end)
+            before = batch.first
+            progress(end + 1 - before, end)
         return changed
+
+    def _append_revisions(self, run: Rerating, found: Revisions, now_nanos: int) -> int:
+        """Append them in one transaction, which only has to write: all else was done before. Returns how many."""
+        while len(found):
+            written = run.write(found)
+
+            def work(connection: sqlite3.Connection, written: Written = written) -> bool:
+                if not run.append(connection, written, now_nanos):
+                    return False
+                self._index.evict_events(written.event_ids)
+                return True
+
+            if self._transact(work):
+                return len(found)
+            found = run.leave_late(found)
+        return 0
 
     def correct(self, wish: Wish) -> Booking:
         """Book events as an operator wants them: a reversal and a revision each, that carry the reason.

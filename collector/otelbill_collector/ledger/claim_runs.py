@@ -51,6 +51,32 @@ def append_claims(
     _merge_runs(connection, 0)
 
 
+class ClaimReader:
+    """Finds what runs hold of given segments. Remembers of which segments each run is, as runs are of a few each."""
+
+    def __init__(self) -> None:
+        self._spans: dict[int, tuple[int, int]] = {}
+
+    def load_entries(self, connection: sqlite3.Connection, segment_ids: Sequence[int]) -> Entries:
+        """All entries that lead to records of these segments."""
+        wanted = np.array(sorted(segment_ids), dtype=np.uint32)
+        found = [np.empty(0, dtype=_ENTRY)]
+        for (run_id,) in connection.execute("SELECT run_id FROM claim_run ORDER BY run_id").fetchall():
+            first, last = self._spans.get(run_id, (0, int(wanted[-1])))
+            if first <= wanted[-1] and wanted[0] <= last:
+                entries = _load_run(connection, run_id)
+                segments = entries["segment"]
+                self._spans[run_id] = int(segments.min()), int(segments.max())
+                found.append(entries[np.isin(segments, wanted)])
+        return np.concatenate(found)
+
+
+def append_entries(connection: sqlite3.Connection, entries: Entries, days: tuple[int, int]) -> None:
+    """Keep entries as one run; `days` are the first and the last of their records. Call inside a write transaction."""
+    _save_run(connection, 0, _sort_fresh(entries), *days)
+    _merge_runs(connection, 0)
+
+
 def make_entries(segment_id: int, keys: Keys, positions: Sequence[int] | NDArray[np.int64]) -> Entries:
     """One entry per key, in the order given."""
     entries: Entries = np.empty(len(keys), dtype=_ENTRY)

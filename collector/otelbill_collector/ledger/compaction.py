@@ -18,13 +18,23 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from otelbill_collector.domain.instants import DAY_NANOS, HOUR_NANOS, NANOS, format_instant
 from otelbill_collector.ledger.identifiers import make_entries, merge_entries, write_entries
 from otelbill_collector.ledger.journal import find_high_water, list_tables, save_high_water
-from otelbill_collector.ledger.parquet import Cancelled, build_records, cut_records, merge_records, write_records
+from otelbill_collector.ledger.parquet import (
+    SOURCES,
+    Cancelled,
+    cut_records,
+    gather_rows,
+    merge_records,
+    order_rows,
+    write_records,
+)
 from otelbill_collector.ledger.sqlite import SqliteStore
+from otelbill_collector.ledger.sums import Int64s, read_integers
 from otelbill_collector.ledger.tombstones import FILES as TRIMMED
 from otelbill_collector.ledger.tombstones import find_pruned
 
@@ -35,7 +45,7 @@ MIXED_DAY = -1
 RETIRED_NANOS = HOUR_NANOS  # a reader that listed files has this long to open them
 
 _PARTIAL = ".partial"
-_STEP_RECORDS = 131_072
+_STEP_RECORDS = 262_144
 _STEP_SEGMENTS_MAX = 16_384
 _STEPS_PER_RUN = 2
 _DAYS_MAX = 40  # files of one step; what is of still other days shares one
@@ -44,7 +54,8 @@ _QUIET_RECORDS = 20_000  # worth a file when nothing has come
 _QUIET_NANOS = 5 * NANOS  # for so long
 _SWEEP_NANOS = 600 * NANOS
 _SPARE_BYTES = 256 * 1024 * 1024  # of the disk: what can be written again must not take the ledger's last room
-_FULL = {RECORDS: 1 << 20, IDS: 1 << 23}  # entries of a file that is not merged any further, twice this at most
+# Entries of a file that is not merged any further, twice this at most: a whole step's file is never written again.
+_FULL = {RECORDS: 1 << 17, IDS: 1 << 23}
 _FAN_IN = 8
 _FAN_IN_OLD = 4  # files of a day that is over
 _OLD_NANOS = 36 * HOUR_NANOS
@@ -170,11 +181,14 @@ class Compactor:
     def _compact(self, step: Step) -> None:
         tables = self._store.read(lambda connection: _load_tables(connection, step))
         span = (step.mark + 1, step.last)
-        rows = [
-            self._write(RECORDS, day, 0, span, partial(write_records, records=part))
-            for day, part in _split_days(build_records([(key, step.booked[key], table) for key, table in tables]))
-        ]
         entries = make_entries(tables)
+        records = gather_rows([(key, step.booked[key], table) for key, table in tables])
+        del tables
+        rows = [
+            self._write(RECORDS, day, 0, span, partial(write_records, rows=records, order=order))
+            for day, order in _split_days(records)
+        ]
+        del records
         rows.append(self._write(IDS, MIXED_DAY, 0, span, lambda path: write_entries(path, entries)))
 
         def register(connection: sqlite3.Connection) -> None:
@@ -310,25 +324,24 @@ def _is_urgent(connection: sqlite3.Connection, mark: int, now_nanos: int) -> boo
 
 def _load_tables(connection: sqlite3.Connection, step: Step) -> list[tuple[int, pa.Table]]:
     tables = []
-    for segment_id, table in list_tables(connection, step.mark):
+    for segment_id, table in list_tables(connection, step.mark, columns=SOURCES, dictionaries=True):
         if segment_id > step.last:
             break
         tables.append((segment_id, table))
     return tables
 
 
-def _split_days(records: pa.Table) -> list[tuple[int, pa.Table]]:
-    """(day, its records); the days with the fewest share one file when there are very many."""
-    days = records["ended_nanos"].to_numpy() // DAY_NANOS
-    counts: dict[int, int] = {}
-    for day in days.tolist():
-        counts[day] = counts.get(day, 0) + 1
-    own = sorted(counts, key=lambda day: (-counts[day], day))[:_DAYS_MAX]
-    parts = [(day, records.filter(pa.array(days == day))) for day in sorted(own)]
-    rest = set(counts) - set(own)
-    if rest:
-        parts.append((MIXED_DAY, records.filter(pa.array([day in rest for day in days.tolist()]))))
-    return parts
+def _split_days(records: pa.Table) -> list[tuple[int, Int64s]]:
+    """(day, its rows in order); the days with the fewest share one file when there are very many."""
+    order = order_rows(records)
+    days = (read_integers(records["ended_nanos"]) // DAY_NANOS)[order]
+    found, counts = np.unique(days, return_counts=True)
+    if len(found) == 1:
+        return [(int(found[0]), order)]
+    own = sorted(zip((-counts).tolist(), found.tolist(), strict=True))[:_DAYS_MAX]
+    parts = [(day, order[days == day]) for day in sorted(day for _, day in own)]
+    rest = ~np.isin(days, [day for day, _ in parts])
+    return [*parts, (MIXED_DAY, order[rest])] if rest.any() else parts
 
 
 def _find_group(rows: Sequence[FileRow], now_nanos: int | None) -> list[FileRow]:

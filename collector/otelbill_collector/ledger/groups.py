@@ -13,7 +13,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain, islice
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,7 @@ from otelbill_collector.domain.retention import EvidencePruned
 from otelbill_collector.domain.span_columns import Bytes, Int32s, SpanColumns
 from otelbill_collector.domain.usage import Candidate
 from otelbill_collector.ledger.claim_runs import find_claims, list_recent_prefixes, read_prefixes
+from otelbill_collector.ledger.id_sets import IdSet, pack_ids
 from otelbill_collector.ledger.known_keys import KnownKeys
 from otelbill_collector.ledger.members import ColumnSingles, Member, Row, Singles
 from otelbill_collector.ledger.recent_keys import RecentKeys
@@ -66,6 +67,7 @@ class GroupIndex:
         self._arrived: list[Member] = []  # of the transaction in progress
         self._arrived_singles: list[Singles] = []
         self._arrived_columns: list[ColumnSingles] = []
+        self._singles: WeakSet[Singles] = WeakSet()  # those of which any span may be in `_fresh`
         self._doubtful: Set[bytes] = frozenset()  # keys of the batch that may be stored
         self._uncommitted: dict[bytes, list[Member]] = {}  # those of them whose keys are not in `_fresh`
         self.pruned_end_nanos = 0  # what ended before may have been pruned
@@ -142,6 +144,7 @@ class GroupIndex:
     def add_singles(self, singles: Singles) -> None:
         """Make spans visible that stand alone, after `expect` linked none of their keys."""
         self._arrived_singles.append(singles)
+        self._singles.add(singles)
         fresh = self._fresh
         for number, keys in enumerate(singles.keys):
             row = (singles, number)
@@ -256,6 +259,31 @@ class GroupIndex:
         self._arrived_singles.clear()
         self._arrived_columns.clear()
         self._uncommitted.clear()
+
+    def evict_events(self, event_ids: Iterable[str]) -> None:
+        """Drop spans from memory that were booked anew past it: whoever asks for them finds them in the database.
+
+        To be called in the transaction that books them, with nothing arrived in it.
+        """
+        names = set(event_ids)
+        for event_id in names.intersection(self._members.keys()):
+            if (member := self._members.pop(event_id, None)) is not None:
+                self._evict_keys(member.day, member.keys)
+        wanted = IdSet(pack_ids(bytes.fromhex("".join(names))))
+        for singles in list(self._singles):
+            for row in np.flatnonzero(wanted.match(pack_ids(b"".join(singles.events)))).tolist():
+                self._evict_keys(singles.candidates[row].ended_nanos // DAY_NANOS, singles.keys[row])
+        for columns in self._recent.list_batches():
+            rated = columns.rated
+            for row in np.flatnonzero(wanted.match(pack_ids(rated.event_id.tobytes()))).tolist():
+                self._evict_keys(int(rated.spans.ended_nanos[row]) // DAY_NANOS, columns.find_keys(row))
+
+    def _evict_keys(self, day: int, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            self._fresh.pop(key, None)
+            self._recent.take(key)
+            for around in (day - 1, day, day + 1):
+                self._stored.pop((around, key), None)
 
     def settle(self) -> None:
         """After a commit: its members are found in the database from now on; evict the longest unused keys."""

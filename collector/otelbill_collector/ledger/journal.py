@@ -47,18 +47,34 @@ def append_segment(
 
     Spans that stand alone come first.
     """
-    last_id, last_digest = connection.execute(
-        "SELECT segment_id, digest FROM segment ORDER BY segment_id DESC LIMIT 1"
-    ).fetchone() or (0, _CHAIN_START)
     body = encode_segment([item.record for item in placed], encode_singles(singles) if singles else None)
     alone = singles.candidates if singles else ()
     ended = [*[candidate.ended_nanos for candidate in alone], *[item.record.event_nanos for item in placed]]
+    segment_id = append_encoded(connection, Encoded(body, min(ended), max(ended), len(ended)), booked_nanos)
+    _append_claims(connection, segment_id, placed, singles)
+    return segment_id
+
+
+class Encoded(NamedTuple):
+    """A segment's body, with the first and the last event time in it and how many records it holds."""
+
+    body: bytes
+    ended_min: int
+    ended_max: int
+    records: int
+
+
+def append_encoded(connection: sqlite3.Connection, encoded: Encoded, booked_nanos: int) -> int:
+    """Append one segment without claim keys; returns its id. Call inside a write transaction."""
+    last_id, last_digest = connection.execute(
+        "SELECT segment_id, digest FROM segment ORDER BY segment_id DESC LIMIT 1"
+    ).fetchone() or (0, _CHAIN_START)
+    body, ended_min, ended_max, records = encoded
     segment_id: int = last_id + 1
     connection.execute(
         "INSERT INTO segment VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (segment_id, booked_nanos, min(ended), max(ended), len(ended), chain_digest(last_digest, body), body),
+        (segment_id, booked_nanos, ended_min, ended_max, records, chain_digest(last_digest, body), body),
     )
-    _append_claims(connection, segment_id, placed, singles)
     return segment_id
 
 
@@ -110,22 +126,27 @@ def list_tables(
     With `columns` only these are read; `dictionaries` as for `decode_table`. Raises EvidencePruned at a segment whose
     body is gone, so that no answer is smaller than it looks.
     """
-    for segment_id, body in _list_bodies(connection, after, ended_from, ended_to):
-        if not body:
-            raise EvidencePruned(f"{describe_segment(connection, segment_id)}; ask for a later time")
-        yield segment_id, decode_table(body, columns, dictionaries=dictionaries)
+    for segment_id, body in _walk_bodies(connection, after, ended_from, ended_to):
+        yield segment_id, decode_table(_require_body(connection, segment_id, body), columns, dictionaries=dictionaries)
+
+
+def _require_body(connection: sqlite3.Connection, segment_id: int, body: bytes) -> bytes:
+    """Raises EvidencePruned for a segment that was pruned."""
+    if not body:
+        raise EvidencePruned(f"{describe_segment(connection, segment_id)}; ask for a later time")
+    return body
 
 
 def list_kept_tables(
     connection: sqlite3.Connection, after: int, *, ended_from: int, ended_to: int, columns: Sequence[str]
 ) -> Iterator[pa.Table]:
     """The same without the segments whose body is gone: for questions to which they have nothing to say."""
-    for _, body in _list_bodies(connection, after, ended_from, ended_to):
+    for _, body in _walk_bodies(connection, after, ended_from, ended_to):
         if body:
             yield decode_table(body, columns)
 
 
-def _list_bodies(
+def _walk_bodies(
     connection: sqlite3.Connection, after: int, ended_from: int | None, ended_to: int | None
 ) -> Iterator[tuple[int, bytes]]:
     clauses, values = ["segment_id > ?"], [after]
@@ -137,6 +158,27 @@ def _list_bodies(
         values.append(ended_to)
     query = f"SELECT segment_id, body FROM segment WHERE {' AND '.join(clauses)} ORDER BY segment_id"
     yield from connection.execute(query, values)
+
+
+def list_bodies(
+    connection: sqlite3.Connection,
+    before: int,
+    *,
+    after: int = 0,
+    ended_from: int | None = None,
+    ended_to: int | None = None,
+) -> Iterator[tuple[int, bytes]]:
+    """(segment id, body) of the segments past `after` and before another, the newest first; optionally as above."""
+    clauses, values = ["segment_id < ?", "segment_id > ?"], [before, after]
+    if ended_from is not None:
+        clauses.append("ended_max >= ?")
+        values.append(ended_from)
+    if ended_to is not None:
+        clauses.append("ended_min < ?")
+        values.append(ended_to)
+    query = f"SELECT segment_id, body FROM segment WHERE {' AND '.join(clauses)} ORDER BY segment_id DESC"
+    for segment_id, body in connection.execute(query, values):
+        yield segment_id, _require_body(connection, segment_id, body)
 
 
 def save_price_versions(connection: sqlite3.Connection, bodies: Mapping[str, str]) -> None:

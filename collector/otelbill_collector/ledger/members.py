@@ -14,6 +14,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from otelbill_collector.domain.alone import AmountsRow, build_own_decision
@@ -21,7 +22,7 @@ from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import Amounts, UsageRecord
 from otelbill_collector.domain.span_columns import COUNTED_UNITS, RATINGS, Int64s, RatedColumns, Template
 from otelbill_collector.domain.usage import REQUESTS, Candidate, RatingState, Role
-from otelbill_collector.ledger.sums import Sums, sum_integers
+from otelbill_collector.ledger.sums import Key, Sums, count_signs, group_rows, sum_amounts, sum_integers
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
@@ -37,7 +38,7 @@ class Member:
     booked: UsageRecord | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Singles:
     """The first bookings of spans that stand alone. The n-th item of every list belongs to the n-th span."""
 
@@ -164,24 +165,24 @@ class ColumnSingles:
         rows = np.flatnonzero(rated.rating == RATINGS.index(RatingState.RATED))
         if not len(rows):
             return groups
-        currency = rated.has_currency[rows].astype(np.int64)
-        codes = ((rated.step[rows] + 1) * np.int64(len(spans.templates)) + spans.template[rows]) * 2 + currency
-        order = np.argsort(codes, kind="stable")
-        rows, codes = rows[order], codes[order]
-        starts = np.flatnonzero(np.concatenate(([True], codes[1:] != codes[:-1])))
-        events = np.diff(np.append(starts, len(rows))).tolist()
-        costs = _sum_words(rated.cost_attos[rows], rated.has_cost[rows], starts)
-        charges = _sum_words(rated.charge_attos[rows], rated.has_charge[rows], starts)
-        ones = np.ones(len(rows), dtype=np.int64)
-        counts = [sum_integers(spans.counts[place][rows], starts, ones) for place in range(len(COUNTED_UNITS))]
-        for group, row in enumerate(rows[starts].tolist()):
-            template = spans.templates[spans.template[row]]
-            name = (self._find_name(rated.step[row]), template.provider, template.model, self._find_currency(row))
+        # Rows of one template, step and currency are summed together; what templates have alike is added up below.
+        template = Key(spans.template[rows].astype(np.int64), spans.templates)
+        step = Key(rated.step[rows].astype(np.int64) + 1, (None, *spans.names))
+        found = group_rows([template, step, Key(rated.has_currency[rows].astype(np.int64), (None, rated.currency))])
+        signs = np.ones(len(rows), dtype=np.int8)
+        events = count_signs(signs, found)
+        costs = sum_amounts(_join_words(rated.cost_attos[rows], rated.has_cost[rows]), signs, found)
+        charges = sum_amounts(_join_words(rated.charge_attos[rows], rated.has_charge[rows]), signs, found)
+        counts = [sum_integers(pa.chunked_array([pa.array(spans.counts[place][rows])]), signs, found)
+                  for place in range(len(COUNTED_UNITS))]  # fmt: skip
+        for group, row in enumerate(rows[found.firsts].tolist()):
+            common = spans.templates[spans.template[row]]
+            name = (self._find_name(rated.step[row]), common.provider, common.model, self._find_currency(row))
             sums = groups[name]
             sums.events += events[group]
             sums.cost_attos += costs[group]
             sums.charge_attos += charges[group]
-            _add_counts(sums, template, [totals[group] for totals in counts], events[group])
+            _add_counts(sums, common, [totals[group] for totals in counts], events[group])
         return groups
 
     def _build_record(self, row: int) -> UsageRecord:
@@ -225,13 +226,10 @@ def _read_words(words: Int64s) -> int:
     return int.from_bytes(words.astype("<i8").tobytes(), "little", signed=True)
 
 
-def _sum_words(words: Int64s, known: NDArray[np.bool_], starts: Int64s) -> list[int]:
-    """Per group the sum of 128-bit integers that are known, exactly."""
-    low, high = np.where(known, words[:, 0], 0), np.where(known, words[:, 1], 0)
-    ones = np.ones(len(low), dtype=np.int64)
-    below = sum_integers(low, starts, ones)
-    above = sum_integers(high + (low < 0), starts, ones)  # the low word was read with a sign that it has not
-    return [(upper << 64) + lower for upper, lower in zip(above, below, strict=True)]
+def _join_words(words: Int64s, known: NDArray[np.bool_]) -> pa.ChunkedArray:
+    """Amounts as a column: 128-bit integers in two words."""
+    buffers = [pa.array(known).buffers()[1], pa.py_buffer(np.ascontiguousarray(words))]
+    return pa.chunked_array([pa.Array.from_buffers(pa.decimal128(38, 18), len(words), buffers)])
 
 
 def _add_counts(sums: Sums, template: Template, counts: Sequence[int], events: int) -> None:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from otelbill_collector.domain.usage import STANDARD_UNITS
+from otelbill_collector.ledger.sums import Int64s, encode_key, read_integers
 
 _TEXT, _INT, _TIME = pa.string(), pa.int64(), pa.timestamp("us")
 _AMOUNT = pa.decimal128(38, 18)
@@ -48,7 +49,17 @@ RECORDS = pa.schema(
         (SEGMENT_ID, _INT),
     ]
 )
+SOURCES = tuple(  # the columns of a segment that are read for them
+    name
+    for name in dict.fromkeys(_TIMES.get(field.name, field.name) for field in RECORDS)
+    if name not in (SEGMENT_ID, BOOKED)
+)
 _SORTED = (("customer_id", "ascending"), ("ended_nanos", "ascending"))
+# Instants and counts are written as differences: several times as small, and no dearer.
+_DIFFERENCES = dict.fromkeys(
+    ("ended_at", "started_at", "received_at", "booked_at", "ended_nanos", "input_tokens", "output_tokens", SEGMENT_ID),
+    "DELTA_BINARY_PACKED",
+)
 _WITH_STATISTICS = ["customer_id", "ended_at", "ended_nanos", "sign", "rating", "booked_at", SEGMENT_ID]
 _ROW_GROUP = 65_536
 _MERGE_BATCH = 16_384
@@ -61,20 +72,40 @@ class Cancelled(Exception):
 
 def build_records(tables: Sequence[tuple[int, int, pa.Table]]) -> pa.Table:
     """The columns of RECORDS for (segment id, booked time, columns) of segments, in their order."""
+    if not tables:
+        return RECORDS.empty_table()
+    rows = gather_rows(tables)
+    return pa.table([_build_column(rows, field) for field in RECORDS], schema=RECORDS)
+
+
+def gather_rows(tables: Sequence[tuple[int, int, pa.Table]]) -> pa.Table:
+    """The rows of (segment id, booked time, SOURCES) of segments as one table with both; no column of nulls only."""
     parts = []
     for segment_id, booked_nanos, table in tables:
         count = table.num_rows
         table = table.append_column(SEGMENT_ID, pa.repeat(pa.scalar(segment_id, _INT), count))
         parts.append(table.append_column(BOOKED, pa.repeat(pa.scalar(booked_nanos, _INT), count)))
-    if not parts:
-        return RECORDS.empty_table()
-    whole = pa.concat_tables(parts, promote_options="permissive").combine_chunks()
-    return pa.table([_build_column(whole, field) for field in RECORDS], schema=RECORDS)
+    whole = pa.concat_tables(parts, promote_options="permissive")
+    empty = [name for name in whole.column_names if whole[name].null_count == whole.num_rows and name != "customer_id"]
+    return whole.drop_columns(empty).unify_dictionaries().combine_chunks()  # what is missing is written as null
+
+
+def order_rows(rows: pa.Table) -> Int64s:
+    """The order in which rows are written: by customer, nobody last, and time."""
+    customers = encode_key(rows["customer_id"])
+    ranks = np.empty(len(customers.values), dtype=np.int64)
+    ordered = sorted(range(len(ranks)), key=lambda code: _place_name(customers.values[code]))
+    ranks[ordered] = np.arange(len(ranks))
+    return np.lexsort((read_integers(rows["ended_nanos"]), ranks[customers.codes]))
+
+
+def _place_name(name: str | None) -> tuple[bool, str]:
+    return name is None, name or ""
 
 
 def _build_column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray:
     source = _TIMES.get(field.name, field.name)
-    if source not in table.column_names:  # segments from before the column was kept
+    if source not in table.column_names:  # no segment has any value, or all are from before the column was kept
         return pa.chunked_array([pa.nulls(table.num_rows, field.type)])
     column = table[source]
     if field.name in _TIMES:
@@ -86,6 +117,8 @@ def _build_column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray:
 
 def _encode_hex(column: pa.Array) -> pa.Array:
     """Bytes as lower-case hex; no bytes as null."""
+    if not pc.max(pc.binary_length(column)).as_py():
+        return pa.nulls(len(column), _TEXT)
     column = pc.if_else(pc.equal(pc.binary_length(column), 0), pa.scalar(None, pa.binary()), column)
     _, offsets, body = column.buffers()
     places = np.frombuffer(offsets, dtype="<i4")[column.offset : column.offset + len(column) + 1]
@@ -96,11 +129,14 @@ def _encode_hex(column: pa.Array) -> pa.Array:
     return pa.Array.from_buffers(_TEXT, len(column), [known, pa.py_buffer(doubled), pa.py_buffer(text)])
 
 
-def write_records(path: Path, records: pa.Table) -> int:
-    """Write records, sorted by customer and time, as a Parquet file; returns how many."""
+def write_records(path: Path, rows: pa.Table, order: Int64s) -> int:
+    """Write gathered rows in an order as a Parquet file; returns how many. Only a row group is in memory once more."""
     with _open_writer(path) as writer:
-        writer.write_table(records.sort_by(list(_SORTED)), row_group_size=_ROW_GROUP)
-    return int(records.num_rows)
+        for start in range(0, len(order), _ROW_GROUP):
+            part = rows.take(pa.array(order[start : start + _ROW_GROUP]))
+            columns = [_build_column(part, field) for field in RECORDS]
+            writer.write_table(pa.table(columns, schema=RECORDS), row_group_size=_ROW_GROUP)
+    return len(order)
 
 
 def merge_records(path: Path, sources: Sequence[Path], is_cancelled: Callable[[], bool]) -> int:
@@ -148,6 +184,7 @@ def _open_writer(path: Path) -> pq.ParquetWriter:
         compression="zstd",
         compression_level=1,
         use_dictionary=list(_NAMES),
+        column_encoding=_DIFFERENCES,
         write_statistics=_WITH_STATISTICS,
         sorting_columns=pq.SortingColumn.from_ordering(RECORDS, list(_SORTED)),
     )

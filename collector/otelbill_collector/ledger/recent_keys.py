@@ -60,6 +60,10 @@ class RecentKeys:
                 return list(_list_rows(batches[batch], place))
         return []
 
+    def list_batches(self) -> list[ColumnSingles]:
+        """The batches of which any key may be held."""
+        return [singles for batches in self._batches for singles, _ in batches.values()]
+
     def settle(self) -> None:
         """Keep to the bound."""
         younger, older = map(self._weigh, (0, 1))
@@ -76,7 +80,8 @@ class RecentKeys:
         return len(self._tables[generation]) + _BATCH_KEYS * len(self._batches[generation])
 
     def _rotate(self) -> None:
-        self._tables = [KeyTable(self._tables[0].size), self._tables[0]]
+        younger, older = self._tables
+        self._tables = [older.cleared(younger), younger]
         self._batches = [{}, self._batches[0]]
 
 

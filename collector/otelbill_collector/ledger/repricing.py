@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.ratecard import EventNames
 from otelbill_collector.domain.rating import Rated, Rater
-from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.domain.tariffs import PARENTS, Levels, Tariff
 from otelbill_collector.domain.usage import (
     CACHE_READ_TOKENS,
@@ -30,7 +29,7 @@ from otelbill_collector.domain.usage import (
     Quantity,
 )
 from otelbill_collector.ledger.journal import list_tables
-from otelbill_collector.ledger.segments import add_quantities, build_record, read_quantities, to_attos
+from otelbill_collector.ledger.segments import add_quantities, read_quantities, to_attos
 
 Ints = NDArray[np.int64]
 Progress = Callable[[int, int], None]  # segments done, segments in all
@@ -46,7 +45,6 @@ _COLUMNS = (
 SCOPE_COLUMNS = ("customer_id", "provider", "model", "step")
 _TEXTS = (*_NAMES, "price_version")
 _BATCH_ROWS = 400_000
-_OUTDATED_ROWS = 20_000  # read in one snapshot before they are booked again
 _LOW_BITS = 20  # quantities are summed in two halves, so that no sum passes 64 bits
 _UNITS = len(STANDARD_UNITS)
 
@@ -98,35 +96,6 @@ def sum_repriced(
     return sums
 
 
-def list_outdated(
-    connection: sqlite3.Connection, rater: Rater, scope: Scope, after: int
-) -> tuple[list[UsageRecord], int]:
-    """Bookings in the next segments past `after` that other prices than the rater's made, and the last segment read.
-
-    Some may be reversed since. The last segment is `after` when there are no more.
-    """
-    tables: list[pa.Table] = []
-    rows, last = 0, after
-    for segment_id, table in list_tables(connection, after, ended_from=scope.from_nanos, ended_to=scope.to_nanos):
-        last = segment_id
-        found = _filter_table(table, scope)
-        tables.append(found.filter(pc.greater(found["sign"], 0)))
-        rows += tables[-1].num_rows
-        if rows >= _OUTDATED_ROWS:
-            break
-    if not rows:
-        return [], last
-    table = pa.concat_tables(tables).combine_chunks()
-    columns = _Columns(table)
-    outdated = columns.find_odd_rows()
-    plain = np.flatnonzero(~outdated)
-    if len(plain):
-        groups = _Groups(_Columns(table.take(pa.array(plain))), rater)
-        outdated[plain] = groups.find_outdated()
-    outdated &= ~columns.match("event_id", scope.fixed)
-    return [build_record(row) for row in table.filter(pa.array(outdated)).to_pylist()], last
-
-
 def _list_batches(connection: sqlite3.Connection, scope: Scope, progress: Progress) -> Iterator[pa.Table]:
     (total,) = connection.execute("SELECT count(*) FROM segment").fetchone()
     waiting: list[pa.Table] = []
@@ -143,15 +112,21 @@ def _list_batches(connection: sqlite3.Connection, scope: Scope, progress: Progre
         yield pa.concat_tables(waiting).combine_chunks()
 
 
-def _filter_table(table: pa.Table, scope: Scope) -> pa.Table:
-    mask = pc.is_in(table["rating"], value_set=pa.array(["rated", "unpriced"]))
+def match_scope(table: pa.Table, scope: Scope) -> pa.ChunkedArray:
+    """Rows of a scope, whoever fixed them."""
+    mask = pc.is_valid(table["ended_nanos"])
     if scope.from_nanos is not None:
         mask = pc.and_(mask, pc.greater_equal(table["ended_nanos"], scope.from_nanos))
     if scope.to_nanos is not None:
         mask = pc.and_(mask, pc.less(table["ended_nanos"], scope.to_nanos))
     for name, value in scope.where.items():
         mask = pc.and_(mask, pc.fill_null(pc.equal(table[name], value), False))
-    return table.filter(mask)
+    return mask
+
+
+def _filter_table(table: pa.Table, scope: Scope) -> pa.Table:
+    priced = pc.is_in(table["rating"], value_set=pa.array(["rated", "unpriced"]))
+    return table.filter(pc.and_(match_scope(table, scope), priced))
 
 
 def _price_table(table: pa.Table, rater: Rater, scope: Scope) -> Iterator[tuple[str | None, Repriced]]:
@@ -247,12 +222,6 @@ class _Groups:
         for number, rated in enumerate(self._rated):
             customer_id = self._combinations[self._names[number]][_NAMES.index("customer_id")]
             yield customer_id, self._sums.build(number, self._signs[number], rated)
-
-    def find_outdated(self) -> NDArray[np.bool_]:
-        """Rows whose price version is not the one that would rate them now."""
-        versions = (self._combinations[names][-1] for names in self._names)
-        outdated = [rated.price_version != version for rated, version in zip(self._rated, versions, strict=True)]
-        return np.array(outdated, dtype=np.bool_)[self._group]
 
 
 def _assign_tariffs(columns: _Columns, rows: Ints, route: Any, tariffs: list[Tariff], tariff_of: Ints) -> None:

@@ -53,7 +53,7 @@ class UnknownDimension(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """What the next fold writes: rows by table and their sums, as they stand with segments past `before` up to `mark`."""
+    """What the next fold writes: rows by table, and sums, as they stand with segments past `before` up to `mark`."""
 
     before: int
     mark: int

@@ -7,7 +7,7 @@ because a segment repeats few customers, steps and models.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
 from operator import attrgetter, itemgetter
@@ -116,11 +116,30 @@ def encode_segment(records: Sequence[UsageRecord], before: pa.RecordBatch | None
     batches = [] if before is None else [before]
     if records or not batches:
         batches.append(_encode_records(records))
+    return encode_batches(batches)
+
+
+def encode_batches(batches: Iterable[pa.RecordBatch]) -> bytes:
+    """One Arrow IPC stream of batches that have the SCHEMA."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, SCHEMA, options=_OPTIONS) as writer:
         for batch in batches:
             writer.write_batch(batch)
     return bytes(sink.getvalue())
+
+
+def fit_columns(table: pa.Table) -> pa.Table:
+    """The table with the columns of SCHEMA, in that order; older segments lack some, which then say nothing."""
+    held = set(table.column_names)
+    columns = [
+        _fit_column(table[item.name], item.type) if item.name in held else pa.nulls(table.num_rows, item.type)
+        for item in SCHEMA
+    ]
+    return pa.table(columns, schema=SCHEMA)
+
+
+def _fit_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    return column if column.type == kind else column.cast(kind)
 
 
 def _encode_records(records: Sequence[UsageRecord]) -> pa.RecordBatch:
@@ -173,9 +192,13 @@ def _read_table(body: bytes, columns: Sequence[str] | None) -> pa.Table:
     if columns is None:
         return pa.ipc.open_stream(body).read_all()
     schema = pa.ipc.open_stream(body).schema
-    wanted = [schema.get_field_index(name) for name in columns]
+    wanted = [schema.get_field_index(name) for name in columns if name in schema.names]
     options = pa.ipc.IpcReadOptions(included_fields=wanted, use_threads=False)
-    return pa.ipc.open_stream(body, options=options).read_all().select(columns)
+    table = pa.ipc.open_stream(body, options=options).read_all()
+    for name in columns:
+        if name not in schema.names:  # a segment from before the column was kept
+            table = table.append_column(name, pa.nulls(table.num_rows, SCHEMA.field(name).type))
+    return table.select(columns)
 
 
 def decode_records(body: bytes) -> list[UsageRecord]:

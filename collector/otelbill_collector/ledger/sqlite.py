@@ -19,6 +19,7 @@ T = TypeVar("T")
 LEDGER_NAME = "ledger.sqlite"
 _BUSY_MS = 15_000
 _PAGES = ("freelist_count", "page_size")
+_CACHE_KIB = 65_536  # holds a large commit: what does not fit is written before its time and read again, a third dearer
 
 
 class LedgerUnavailable(RuntimeError):
@@ -57,6 +58,7 @@ class SqliteStore:
             writer.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
             writer.execute("PRAGMA journal_mode = WAL")
             writer.execute("PRAGMA synchronous = FULL")
+            writer.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             migrate_schema(writer)
         except (OSError, sqlite3.Error) as error:
             self.close()

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from otelbill_collector.native.loading import find_library, make_array, point_at
 
+_FULL_SIXTEENTHS = 10  # of the slots of a table are filled at most
+
 Prefixes = NDArray[np.int64]  # first eight bytes of claim keys, at any distance from each other
 
 
@@ -45,10 +47,13 @@ class KeyTable:
         self._slots: NDArray[Any] = np.zeros(size, dtype=SLOT)
         self._filled = 0
 
-    @property
-    def size(self) -> int:
-        """Room, twice the keys that may be held without making more: a power of two."""
-        return len(self._slots)
+    def cleared(self, pattern: KeyTable) -> KeyTable:
+        """An empty table with as much room as another: this one, if it has that."""
+        if len(self._slots) != len(pattern._slots):
+            return KeyTable(len(pattern._slots))
+        self._slots.view(np.uint8).fill(0)
+        self._filled = 0
+        return self
 
     def __len__(self) -> int:
         """Keys held, and those that were taken since it was last made larger."""
@@ -81,11 +86,11 @@ class KeyTable:
         return (found >> 32, found & 0xFFFFFFFF) if found else None
 
     def _make_room(self, more: int) -> None:
-        if self._filled + more <= len(self._slots) >> 1:
-            return
         size = len(self._slots)
-        while size >> 1 < self._filled + more:
+        while size * _FULL_SIXTEENTHS >> 4 < self._filled + more:
             size <<= 1
+        if size == len(self._slots):
+            return
         larger = np.zeros(size, dtype=SLOT)
         function = _library().ob_recent_move
         function.restype = ctypes.c_int64

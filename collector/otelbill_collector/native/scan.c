@@ -3,12 +3,12 @@
 #include "cursor.h"
 #include "table.h"
 
-enum { POSITIONS = 512, KIND_BYTES = 8192, COUNTS = 6, UNITS = 5, TEXTS = 3, REST_WORDS = 9 };
+enum { POSITIONS = 512, KIND_BYTES = 8192, COUNTS = 8, UNITS = 5, TEXTS = 3, REST_WORDS = 9 };
 enum { FEW_POSITIONS_MAX = 1 << 22, ITEMS_MAX = 1 << 20, ROWS_MAX = 1 << 26, ROWS_KEPT = 1 << 17, PLAIN_ID_MAX = 127 };
 enum { TABLE_RESOURCE = 1, TABLE_SCOPE, TABLE_EDGE, TABLE_KIND, TABLE_OUTCOME, TABLE_NAME };
 enum { LAYOUT_RULES, LAYOUT_IGNORED, LAYOUT_READ };
 enum { REST_ODD, REST_NEW };  /* what is new may be learned; what is odd is for the rules, always */
-enum { INPUT, OUTPUT, TOTAL, CACHE_READ, CACHE_WRITE, REASONING };
+enum { INPUT, OUTPUT, TOTAL, CACHE_READ, CACHE_WRITE, REASONING, CACHE_WRITE_5M, CACHE_WRITE_1H };
 enum { INCLUDES_NO, INCLUDES_YES, INCLUDES_CHECKED };
 static const i64 COUNT_MAX = (i64)1 << 53;
 
@@ -19,6 +19,7 @@ typedef struct { u32 edge_place, edge_size; i32 edge_to, layout; } Node;
 typedef struct {
     i32 state, graded;
     i32 counts[COUNTS], texts[TEXTS], response, run;
+    i32 own_id_size;  /* response ids of this length may be made up by the emitter; 0 where it makes up none */
     i32 noted, noted_count, steps, steps_count;
     i32 last_kind, last_size;
     i64 last_place;
@@ -205,7 +206,7 @@ static inline u64 grade(const Scanner *scanner, const Layout *layout, i64 count)
     return passed;
 }
 
-/* What `sums` makes of plain counts: the disjoint quantities and the signature. False where a sum cannot be. */
+/* What `sums` makes of counts: the disjoint quantities and the signature. False where a sum cannot be, or has no column. */
 static bool split_counts(const Scanner *scanner, const Layout *layout, const Kind *kind, const Span *span, i64 *units, u64 *signature) {
     i64 counts[COUNTS] = {0};
     for (int fact = 0; fact < COUNTS; fact++) {
@@ -213,7 +214,10 @@ static bool split_counts(const Scanner *scanner, const Layout *layout, const Kin
         if (at >= 0 && !read_count(span->values[at], &counts[fact])) return false;
     }
     i64 given = counts[INPUT], output = counts[OUTPUT], reasoning = counts[REASONING];
-    i64 cached = counts[CACHE_READ] + counts[CACHE_WRITE];
+    i64 apart_writes = counts[CACHE_WRITE_5M] + counts[CACHE_WRITE_1H];
+    i64 written = counts[CACHE_WRITE] > apart_writes ? counts[CACHE_WRITE] : apart_writes;
+    if (counts[CACHE_WRITE_1H] || written > COUNT_MAX) return false;
+    i64 cached = counts[CACHE_READ] + written;
     bool includes = kind->includes == INCLUDES_YES;
     if (kind->includes == INCLUDES_CHECKED) {
         bool apart = layout->counts[TOTAL] >= 0 && counts[TOTAL] == given + cached + output;
@@ -223,16 +227,14 @@ static bool split_counts(const Scanner *scanner, const Layout *layout, const Kin
     if (uncached < 0 || reasoning > output) return false;
     units[0] = uncached;
     units[1] = counts[CACHE_READ];
-    units[2] = counts[CACHE_WRITE];
+    units[2] = written;
     units[3] = output;
     units[4] = reasoning;
     u64 bits = 0;
-    for (int fact = OUTPUT; fact < COUNTS; fact++) bits |= (u64)(counts[fact] > 0) << (1 + fact);
+    for (int fact = INPUT; fact < COUNTS; fact++) bits |= (u64)(counts[fact] > 0) << (1 + fact);
     if (layout->graded) {
-        i64 all = kind->includes == INCLUDES_NO ? given + cached : given;
-        bits |= grade(scanner, layout, given) << 8 | grade(scanner, layout, all) << 16 | grade(scanner, layout, all - cached) << 24;
-    } else {
-        bits |= (u64)(given > 0) << 1;
+        i64 told = counts[CACHE_READ] + counts[CACHE_WRITE], all = kind->includes == INCLUDES_NO ? given + told : given;
+        bits |= grade(scanner, layout, given) << 16 | grade(scanner, layout, all) << 24 | grade(scanner, layout, all - told) << 32;
     }
     *signature |= bits;
     return true;
@@ -260,6 +262,7 @@ static bool take_span(Reading *reading, const Span *span, i32 layout_id) {
     if (span->started > INT64_MAX || span->ended > reading->latest) return leave_span(reading, span, REST_ODD);
     if (span->ended < (u64)reading->limits->earliest || may_be_free(scanner, span->name)) return leave_span(reading, span, REST_ODD);
     if (layout->response >= 0 && !read_plain_id(span->values[layout->response], &response)) return leave_span(reading, span, REST_ODD);
+    if (layout->own_id_size && ob_left(&response) == (size_t)layout->own_id_size) return leave_span(reading, span, REST_ODD);
     if (layout->run >= 0 && !read_plain_id(span->values[layout->run], &run)) return leave_span(reading, span, REST_ODD);
     i32 kind_id = find_kind(scanner, layout, span, (u32)layout_id);
     if (kind_id == OB_MISSING) return leave_span(reading, span, REST_NEW);

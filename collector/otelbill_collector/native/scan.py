@@ -30,10 +30,11 @@ class Layout(ctypes.Structure):
     _fields_ = (
         ("state", _int32),
         ("graded", _int32),
-        ("counts", _int32 * 6),
+        ("counts", _int32 * 8),
         ("texts", _int32 * 3),
         ("response", _int32),
         ("run", _int32),
+        ("own_id_size", _int32),
         ("noted", _int32),
         ("noted_count", _int32),
         ("steps", _int32),

@@ -386,3 +386,64 @@ def test_a_corrected_price_is_an_adjustment(desk: Desk) -> None:
         ("1000000", "0.0000025", "2.50"),
         ("-1000000", "0.000002", "-2.00"),
     ]
+
+
+WHOLE_NOVEMBER = ("--from", "2026-10-31T23:00:00Z", "--to", "2026-11-30T23:00:00Z")
+
+
+def rerate(desk: Desk, *words: str) -> int:
+    """How many events `otelbill rerate` booked again."""
+    found: int = desk.read("rerate", *words, "--reason", "typing error", "--operator", "ann")["changed"]
+    return found
+
+
+def test_a_corrected_period_charge_counts_an_open_period_once_it_is_rated_again(desk: Desk) -> None:
+    """300 searches, of which 100 are included: 200 x 0.01 = 2.00 as they were booked, 200 x 0.02 = 4.00 rated again.
+
+    Without `rerate` they keep the version that they were booked with; the fee, which no record names, follows the file.
+    """
+    desk.post(searches("s", 300))
+    desk.run("close", "acme", "--period", "2026-11", "--dry-run")  # keeps what charges say, as a start of the collector
+    desk.file.write_text(CARD.replace('"0.01"', '"0.02"').replace('"20"', '"25"'))
+    before = desk.read("invoice", "acme", "--period", "2026-11")
+    assert [line["amount"] for line in before["lines"]] == ["0.00", "2.00", "25.00"]
+    assert rerate(desk, *WHOLE_NOVEMBER) == 1
+    assert show(desk.read("invoice", "acme", "--period", "2026-11")) == [
+        "2026-11 | charge | Searches: included: first 100 | searches | 100 | 0 | 0.00",
+        "2026-11 | charge | Searches: tier 1: 0 to 1,000 | searches | 200 | 0.02 | 4.00",
+        "2026-11 | fee | Platform | - | - | - | 25.00",
+    ]
+    assert rerate(desk, *WHOLE_NOVEMBER) == 0
+
+
+def test_a_corrected_period_charge_adjusts_a_closed_period(desk: Desk) -> None:
+    """For November 200 x 0.01 = 2.00 was invoiced; 200 x 0.02 = 4.00 is right. December takes 2.00 back, adds 4.00."""
+    desk.post(searches("s", 300))
+    desk.close()
+    desk.file.write_text(CARD.replace('"0.01"', '"0.02"'))
+    assert rerate(desk, *WHOLE_NOVEMBER) == 1
+    december = desk.read("invoice", "acme", "--period", "2026-12")
+    adjusted = [line for line in december["lines"] if line["adjustment"] and line["amount"] != "0.00"]
+    assert [(line["period"], line["label"], line["quantity"], line["amount"]) for line in adjusted] == [
+        ("2026-11", "Searches: tier 1: 0 to 1,000", "200", "4.00"),
+        ("2026-11", "Searches: tier 1: 0 to 1,000", "-200", "-2.00"),
+    ]
+    assert december["total"] == "22.00"
+    report = verify(desk.data / LEDGER_NAME)
+    assert [item for item in report.findings if item.check != "stripe windows"] == []
+
+
+def test_a_price_by_event_may_take_the_place_of_a_period_charge(desk: Desk) -> None:
+    """The charge should not have covered acme: 300 searches are 300 x 0.03 = 9.00 by event, and nothing by period."""
+    desk.post(searches("s", 300))
+    price = '    - {unit: searches, price: "0.03", customer: acme}\n  charges:\n'
+    desk.file.write_text(CARD.replace("  charges:\n", price))
+    assert rerate(desk, *WHOLE_NOVEMBER) == 1
+    assert show(desk.read("invoice", "acme", "--period", "2026-11"))[0] == (
+        "2026-11 | usage | - | searches | 300 | 0.03 | 9.00"
+    )
+    desk.file.write_text(CARD)
+    assert rerate(desk, *WHOLE_NOVEMBER) == 1
+    assert [line["amount"] for line in desk.read("invoice", "acme", "--period", "2026-11")["lines"]] == [
+        "0.00", "2.00", "20.00"
+    ]  # fmt: skip

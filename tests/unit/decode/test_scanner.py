@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from benchmarks.requests import Load, Template
 from otelbill_collector.decode import scanner as scanner_module
-from otelbill_collector.decode.dialects import list_dialects, load_known_keys
+from otelbill_collector.decode.dialects import Dialect, list_dialects, load_known_keys
 from otelbill_collector.decode.scanner import Scanner
 from otelbill_collector.decode.shapes import MEMORY
 from otelbill_collector.decode.vocabulary import load_vocabulary, load_yaml, parse_vocabulary
@@ -77,7 +78,7 @@ def test_every_recorded_span_is_read_as_the_rules_read_it(cases: Sequence[Case])
     """All emitters of the corpus, new and known; most of it is recognised, and no request needs the parser."""
     batch = check_twice([case.body for case in cases])
     assert batch.whole == 0
-    assert batch.recognised > 0.65 * batch.spans
+    assert batch.recognised > 0.7 * batch.spans
 
 
 @pytest.mark.parametrize("http_third", [False, True])
@@ -85,8 +86,8 @@ def test_every_span_of_the_load_is_recognised(*, http_third: bool) -> None:
     """With ids, counts and times of its own each time."""
     template, scanner = Template(Load(http_third=http_third), seed=1), Scanner()
     for turn in range(3):
-        batch = check_batch(scanner, [bytes(template.renew(T0 + turn * SECOND)) for _ in range(2)])
-    assert batch.recognised == batch.spans == 1_024
+        batch = check_batch(scanner, [bytes(body) for body in template.renew(T0 + turn * SECOND)])
+    assert batch.recognised == batch.spans >= 512
 
 
 def test_broken_requests_are_read_as_the_rules_read_them(cases: Sequence[Case]) -> None:
@@ -392,8 +393,9 @@ _SIZES = {
     "gen_ai.usage.cache_creation.input_tokens": (0, 0, 0, 130),
     "gen_ai.usage.reasoning.output_tokens": (0, 1, 29, 31),
     "gen_ai.usage.total_tokens": (0, 1_180, 3_030, 4_030),
+    "gen_ai.usage.cache_creation.ephemeral_5m_input_tokens": (0, 9, 600),
 }
-_SHAPES = ((), (2,), (2, 3), (2, 4), (2, 3, 5), (2, 3, 4, 5))
+_SHAPES = ((), (2,), (2, 3), (2, 4), (2, 3, 5), (2, 3, 4, 5), (2, 6), (2, 3, 5, 6))
 
 
 @pytest.mark.parametrize("scope", sorted({row.scopes[0].replace("*", "x") for row in list_dialects()}))
@@ -409,6 +411,47 @@ def test_counts_at_every_threshold_are_told_apart_for_every_emitter(scope: str) 
             spans = [TestSpan(str(number), base | counts, scope=scope) for number, counts in enumerate(chosen)]
             bodies.append(build_request(spans))
     check_twice(bodies, scanner)
+
+
+_CACHE_WRITES = {
+    "gen_ai.usage.cache_creation.input_tokens": (0, 130, 500),
+    "anthropic.usage.cache_creation.ephemeral_5m_input_tokens": (0, 1, 130, 600),
+    "anthropic.usage.cache_creation.ephemeral_1h_input_tokens": (0, 0, 0, 0, 5),
+}
+
+
+@pytest.mark.parametrize("scope", ["com.anthropic.sdk.python", "opentelemetry.instrumentation.anthropic", "unheard"])
+def test_cache_writes_by_time_to_live_are_summed_as_the_rules_sum_them(scope: str) -> None:
+    """Together as reported, or more where the parts are more; what was written for an hour has no column."""
+    chance, bodies = random.Random(scope), []
+    for provider in ("anthropic", "openai"):
+        base = {**CHAT, "gen_ai.provider.name": provider, "gen_ai.usage.cache_read.input_tokens": 40}
+        for names in (list(_CACHE_WRITES), list(_CACHE_WRITES)[1:], list(_CACHE_WRITES)[1:2]):
+            for number in range(60):
+                counts = {name: chance.choice(_CACHE_WRITES[name]) for name in names}
+                counts |= {_INPUT: chance.choice(_SIZES[_INPUT]), _OUTPUT: chance.choice(_SIZES[_OUTPUT])}
+                bodies.append(build_request([TestSpan(str(number), base | counts, scope=scope)]))
+    batch = check_twice(bodies)
+    assert 0.3 * batch.spans < batch.recognised < batch.spans
+
+
+def test_ids_that_an_emitter_may_have_made_up_are_left_to_the_rules() -> None:
+    """Told by their length, which the dialect table has beside the pattern."""
+    scanner, made_up = Scanner(), "01234567-89ab-cdef-0123-456789abcdef"
+    for response, recognised in (("chatcmpl-1", 1), (made_up, 0), (made_up.replace("0", "x"), 0), (made_up + "0", 1)):
+        body = build_request([TestSpan("a", {**CHAT, "gen_ai.response.id": response}, scope="litellm")])
+        assert check_twice([body], scanner).recognised == recognised
+
+
+@pytest.mark.parametrize("row", [row for row in list_dialects() if row.own_response_ids], ids=lambda row: row.name)
+@given(data=st.data())
+def test_every_id_that_an_emitter_makes_up_has_the_length_that_the_table_tells(
+    row: Dialect, data: st.DataObject
+) -> None:
+    """A pattern and a length that contradict each other would let made-up ids link calls."""
+    assert row.own_response_ids is not None
+    made_up = data.draw(st.from_regex(row.own_response_ids, fullmatch=True))
+    assert len(made_up) == row.own_response_id_length
 
 
 _counts = st.integers(0, 40) | st.sampled_from([127, 128, 1_023, 1_024, 1_025, 2**53, 2**53 + 1])
@@ -478,6 +521,20 @@ def test_columns_keep_their_names_when_the_scanner_forgets() -> None:
     check_twice([build_request([TestSpan("a", {**CHAT, "otelbill.customer.id": "other"})])], scanner)
     assert columns.build_candidate(0).customer_id == "acme"
     assert scanner.scan([], [], **limits).columns.names == scanner.names != columns.names
+
+
+def test_candidates_are_the_same_built_one_by_one_or_together(cases: Sequence[Case]) -> None:
+    """In any order, some of them twice."""
+    scanner, bodies = Scanner(), [case.body for case in cases]
+    check_batch(scanner, bodies)
+    limits = {"spans_max": 999, "attributes_max": 999, "earliest_nanos": 0, "future_nanos": 0}
+    columns = scanner.scan(bodies, [2 * T0] * len(bodies), **limits).columns
+    one_by_one = [columns.build_candidate(row) for row in range(len(columns))]
+    chosen = random.Random(1).choices(range(len(columns)), k=2 * len(columns))
+    for rows in (chosen, [0], [], list(range(len(columns)))):
+        together = columns.build_candidates(np.array(rows, dtype=np.intp))
+        assert together == [one_by_one[row] for row in rows]
+        assert repr(together) == repr([one_by_one[row] for row in rows])
 
 
 def test_content_is_not_remembered() -> None:

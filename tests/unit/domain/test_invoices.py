@@ -45,6 +45,7 @@ def test_rounding_by_hand(row: str) -> None:
     assert round_amounts([Fraction(parse_attos(word)) for word in left.split()], CENT) == wanted
 
 
+@pytest.mark.money
 @given(st.lists(st.fractions(min_value=-(10**24), max_value=10**24, max_denominator=10**6), max_size=20))
 def test_rounded_lines_add_up_and_are_never_off_by_a_unit(amounts: list[Fraction]) -> None:
     """For any lines, fractions of fees and credits included."""
@@ -68,6 +69,7 @@ def test_a_currency_has_its_decimals(code: str, digits: int | None, minor: int, 
     assert find_currency(code, digits).format_minor(minor) == text
 
 
+@pytest.mark.money
 @given(st.fractions(max_denominator=10**40))
 def test_exact_texts_go_both_ways(amount: Fraction) -> None:
     """What is written in an invoice is the exact amount, whether it ends as a decimal or not."""
@@ -99,6 +101,7 @@ def test_differences_by_hand() -> None:
     ]
 
 
+@pytest.mark.money
 @given(
     st.lists(st.tuples(st.integers(0, 50), st.sampled_from(("1", "2", "0.5")), st.sampled_from("ab")), max_size=8),
     st.data(),

@@ -17,7 +17,14 @@ from otelbill_collector.ledger.copies import back_up_ledger, restore_ledger
 from otelbill_collector.ledger.identifiers import find_segments
 from otelbill_collector.ledger.journal import list_tables
 from otelbill_collector.ledger.parquet import RECORDS as SCHEMA
-from otelbill_collector.ledger.parquet import build_records, merge_records, write_records
+from otelbill_collector.ledger.parquet import (
+    SOURCES,
+    build_records,
+    gather_rows,
+    merge_records,
+    order_rows,
+    write_records,
+)
 from otelbill_collector.ledger.replay import replay_derived
 from tests.books import NOW, TestBooks
 from tests.spans import SECOND, T0, chat
@@ -110,13 +117,16 @@ def test_a_merge_in_bounded_memory_is_a_merge(
     post_batches(books, 0, 30)
 
     def work(connection: Any) -> Any:
-        return build_records([(key, NOW, table) for key, table in list_tables(connection, 0)])
+        return gather_rows([(key, NOW, table) for key, table in list_tables(connection, 0, columns=SOURCES)])
 
-    whole = books.store.read(work)
+    rows = books.store.read(work)
+    whole = build_records([(1, NOW, rows.drop_columns(["segment_id", "booked_nanos"]))])
+    whole = whole.set_column(whole.num_columns - 1, "segment_id", rows["segment_id"])
     paths = [tmp_path / f"{part}.parquet" for part in range(3)]
     for part, path in enumerate(paths):
-        write_records(path, whole.take(list(range(part, whole.num_rows, 3))))
-    write_records(tmp_path / "again.parquet", whole.slice(0, 20))
+        chosen = rows.take(list(range(part, rows.num_rows, 3)))
+        assert write_records(path, chosen, order_rows(chosen)) == chosen.num_rows
+    write_records(tmp_path / "again.parquet", rows.slice(0, 20), order_rows(rows.slice(0, 20)))
     count = merge_records(tmp_path / "m.parquet", [*paths, tmp_path / "again.parquet"], lambda: False)
     merged = pq.read_table(tmp_path / "m.parquet").to_pylist()
     assert count == len(merged) == whole.num_rows + 20
