@@ -42,7 +42,7 @@ format: setup  ## rewrite files to the house format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-e2e: setup  ## through the real OpenTelemetry Collector, Jaeger, Phoenix and Prometheus (built or installed when missing)
+e2e: setup  ## the real OpenTelemetry Collector, Jaeger, Phoenix, Prometheus and litellm (built or installed when missing)
 	@$(BIN)/python -m pytest -q tests/e2e -m e2e
 
 properties: setup  ## every property of amounts with 10,000 examples (hours on two cores; EXAMPLES=1000 for fewer)

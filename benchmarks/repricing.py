@@ -144,7 +144,7 @@ def _read_peak_mb() -> int:
 
 
 def _simulate(connection: Any, rater: Rater, progress: Callable[[int, int], None]) -> dict[str, Any]:
-    sums = simulate(connection, rater, Scope(), progress).values()
+    sums = simulate(connection, rater, Scope(), progress).events.values()
     charge = sum(found.charge_attos for found in sums)
     return {"changed": sum(found.changed for found in sums), "charge": format_attos(charge)}
 

@@ -8,15 +8,23 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from otelbill_collector.domain.instants import NANOS
+
 _log = logging.getLogger("otelbill.jobs")
+_REST_NANOS_MAX = 5 * NANOS
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A name for the log, and the work: given the time, it does what is due and returns."""
+    """A name for the log, and the work: given the time, it does what is due and returns.
+
+    After work that took long it rests `rest_factor` times as long, five seconds at most: then there is more to do at
+    once, which costs less for each, and ingest has the processor in between.
+    """
 
     name: str
     run: Callable[[int], object]
+    rest_factor: int = 0
 
 
 class Housekeeper:
@@ -31,6 +39,7 @@ class Housekeeper:
         self._stop = threading.Event()
         self._turn = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=name)
+        self._rests: dict[str, int] = {}  # until when, of those that rest
 
     def start(self) -> None:
         """Start the thread."""
@@ -42,14 +51,26 @@ class Housekeeper:
         self._thread.join()
 
     def run_once(self) -> None:
-        """Run every job now, on the caller's thread; jobs never overlap."""
+        """Run every job now, on the caller's thread, those that rest too; jobs never overlap."""
         with self._turn:
             for job in self._jobs:
                 self._run_job(job)
 
+    def run_rested(self) -> None:
+        """Run every job that does not rest."""
+        with self._turn:
+            for job in self._jobs:
+                began = self._clock()
+                # A clock that was set back must not make a rest longer.
+                if 0 < self._rests.get(job.name, 0) - began <= _REST_NANOS_MAX:
+                    continue
+                self._run_job(job)
+                ended = self._clock()
+                self._rests[job.name] = ended + min(_REST_NANOS_MAX, job.rest_factor * max(0, ended - began))
+
     def _run(self) -> None:
         while not self._stop.wait(self._interval_seconds):
-            self.run_once()
+            self.run_rested()
 
     def _run_job(self, job: Job) -> None:
         try:

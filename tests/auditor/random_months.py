@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from fractions import Fraction
 from random import Random
 from typing import Any
@@ -332,3 +333,34 @@ def make_scope(random: Random, *, is_units: bool) -> dict[str, str]:
     if not is_units:
         choices["unit"] = [*TOKENS, *CUSTOM]
     return {name: random.choice(values) for name, values in choices.items() if random.random() < 0.2}
+
+
+def correct_prices(random: Random, card: Mapping[str, Any]) -> dict[str, Any]:
+    """The card with some prices as they should have been: by event, of period charges and their tiers, of markups."""
+
+    def correct(entry: Mapping[str, Any]) -> dict[str, Any]:
+        changed = dict(entry)
+        if random.random() < 0.5:
+            if "price" in entry and Decimal(entry["price"]):
+                changed["price"] = str(Decimal(entry["price"]) + random.randint(0, 3))
+            if "percent" in entry:
+                changed["percent"] = str(random.randint(0, 60))
+            if entry.get("included"):
+                changed["included"] = entry["included"] + random.randint(1, 9)
+            if "tiers" in entry:
+                changed["tiers"] = [correct(tier) for tier in entry["tiers"]]
+        return changed
+
+    sections = ("prices", "charges", "markup")
+    return {**card, **{name: [correct(entry) for entry in card[name]] for name in sections if name in card}}
+
+
+def correct_terms(random: Random, card: Mapping[str, Any]) -> dict[str, Any]:
+    """The card with some other amounts of fees, minimums, commitments and discounts."""
+
+    def correct(entry: Mapping[str, Any]) -> dict[str, Any]:
+        name = "percent" if "percent" in entry else "amount"
+        return {**entry, name: str(random.randint(1, 40))} if random.random() < 0.5 else dict(entry)
+
+    sections = ("fees", "minimums", "commitments", "discounts")
+    return {**card, **{name: [correct(entry) for entry in card[name]] for name in sections if name in card}}

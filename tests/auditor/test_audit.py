@@ -21,16 +21,19 @@ import pytest
 import yaml
 
 from otelbill_collector.app import build_rater, build_stages
-from otelbill_collector.billing import Billing
+from otelbill_collector.billing import Billing, build_billing_rules
 from otelbill_collector.commands import build_operate
-from otelbill_collector.config import ConfigError, load_config
+from otelbill_collector.config import Config, ConfigError, load_config
 from otelbill_collector.crediting import create_terms, render_balance
 from otelbill_collector.explanation import render_record
 from otelbill_collector.ledger.lineage import list_trace
+from otelbill_collector.ledger.repricing import Scope
 from otelbill_collector.ledger.sqlite import SqliteStore
 from otelbill_collector.operations import Operations
 from otelbill_collector.pipeline import Request, carry_batch
+from otelbill_collector.simulation import Agreements, identify_prices, render_simulation, simulate
 from tests.auditor.auditor import (
+    Account,
     Key,
     Usage,
     bill_period,
@@ -42,7 +45,16 @@ from tests.auditor.auditor import (
     subtract,
 )
 from tests.auditor.credit_auditor import Grant, burn, list_demands, name_follower
-from tests.auditor.random_months import CUSTOMERS, MONTHS, Month, format_instant, make_grants, make_month
+from tests.auditor.random_months import (
+    CUSTOMERS,
+    MONTHS,
+    Month,
+    correct_prices,
+    correct_terms,
+    format_instant,
+    make_grants,
+    make_month,
+)
 from tests.spans import TestSpan, build_request, trace_id
 
 SEEDS = range(int(os.environ.get("OTELBILL_AUDIT_FROM", "0")), int(os.environ.get("OTELBILL_AUDIT_MONTHS", "25")))
@@ -78,21 +90,49 @@ class Product:
     """The product with one configuration, driven as the command line drives it."""
 
     def __init__(self, folder: Path, month: Month) -> None:
-        file = folder / "otelbill.yaml"
+        self.folder, self.month = folder, month
+        self.now = max(end for periods in month.periods.values() for _, end in periods) + 1
+        self.open(self.configure(month.account))
+
+    def configure(self, account: Account) -> Config:
+        """The configuration that agrees an account with all customers."""
+        file = self.folder / "otelbill.yaml"
         content = {
-            "customers": month.customers,
+            "customers": self.month.customers,
             "billing": {"grace": "0s"},
-            "provider_prices": list(month.account.provider_prices),
-            "rate_card": month.account.card,
+            "provider_prices": list(account.provider_prices),
+            "rate_card": account.card,
         }
         file.write_text(yaml.safe_dump(content))
-        self.now = max(end for periods in month.periods.values() for _, end in periods) + 1
-        config = load_config(file, {}, {"data_dir": str(folder / "ledger")})
-        self.store = SqliteStore(folder / "ledger")
+        return load_config(file, {}, {"data_dir": str(self.folder / "ledger")})
+
+    def open(self, config: Config) -> None:
+        """Open the books, as a start of the collector does."""
+        self.config = config
+        self.store = SqliteStore(self.folder / "ledger")
         self.stages = build_stages(config, self.store)
         billing, terms = Billing(self.store, config, lambda: self.now), create_terms(config.rate_card)
         self.operations = Operations(self.stages, None, lambda: self.now, build_rater(config), billing, terms)
         self.operate = build_operate(self.operations)
+
+    def rerate(self, account: Account) -> None:
+        """Start again with a corrected card, and rate everything again by it."""
+        self.store.close()
+        self.open(self.configure(account))
+        prices = identify_prices(build_rater(self.config))
+        self.operate["rerate"]({"where": {}, "prices": prices, "operator": "ann", "reason": "typing error"})
+
+    def simulate(self, account: Account, customer: str) -> list[Fraction]:
+        """What a customer's periods come to, as booked and under another account."""
+        other, periods = self.configure(account), self.month.periods[customer]
+        sides = build_billing_rules(self.config), build_billing_rules(other)
+        agreements = Agreements(*sides, tuple(self.month.customers))
+        scope = Scope(periods[0][0], periods[-1][1], {"customer_id": customer})
+        found = self.store.read(
+            lambda connection: simulate(connection, build_rater(other), scope, lambda *_: None, agreements)
+        )
+        row = next(row for row in render_simulation(found, "")["customers"] if row["customer"] == customer)
+        return [Fraction(row["charge_booked"]), Fraction(row["charge"])]
 
     def post(self, usages: Sequence[Usage]) -> None:
         """Book the spans of usage."""
@@ -257,6 +297,28 @@ class Audit:
         """Give credits in both books."""
         self.grants += [replace(grant, grant_id=self.product.grant(grant)) for grant in grants]
 
+    def rerate(self, random: Random) -> None:
+        """Correct prices, as they should have been from the beginning. Terms stay, as those of closed periods do."""
+        account = replace(self.month.account, card=correct_prices(random, self.month.account.card))
+        self.month = replace(self.month, account=account)
+        self.product.rerate(account)
+
+    def compare_simulation(self, random: Random) -> None:
+        """What closed periods come to, and would have under other prices and terms."""
+        card = correct_terms(random, correct_prices(random, self.month.account.card))
+        other = replace(self.month.account, card=card)
+        usage = list(self.usage.values())
+        for customer, periods in self.month.periods.items():
+            expected = [
+                sum(
+                    (sum(bill_period(account, customer, usage, periods[: place + 1]).values(), Fraction(0))
+                     for place in range(MONTHS)),
+                    Fraction(0),
+                )
+                for account in (self.month.account, other)
+            ]  # fmt: skip
+            assert self.product.simulate(other, customer) == expected, customer
+
     def compare_balances(self, at: int) -> None:
         """What every customer has at an instant."""
         for customer in self.month.customers:
@@ -353,6 +415,9 @@ def audit_month(seed: int, folder: Path) -> Audit:
             audit.compare_balances(instant)
         for customer in month.customers:
             audit.compare_invoice(customer, number, product.close(customer, month.labels[number]))
+        if not with_credits and number == MONTHS - 2:
+            audit.rerate(random)
+    audit.compare_simulation(random)
     product.store.close()
     return audit
 

@@ -61,6 +61,12 @@ def phoenix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phoenix]:
     backend.program.stop()
 
 
+@pytest.fixture(scope="session")
+def litellm() -> Path:
+    """The interpreter of an environment with litellm."""
+    return _require("litellm")
+
+
 @pytest.fixture
 def deploy(otelcol: Path, tmp_path: Path) -> Iterator[Deploy]:
     """Starts otelbill and a Collector in front of it; `deploy(backend=URL, rated=True)`."""

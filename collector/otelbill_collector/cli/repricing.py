@@ -1,14 +1,16 @@
-"""`otelbill simulate`, `rerate` and `forecast`: other prices over what is booked, and what a month will come to."""
+"""`otelbill simulate`, `rerate` and `forecast`: other prices over what is booked, and what a period will come to."""
 
 from __future__ import annotations
 
 import sqlite3
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from otelbill_collector.billing import build_billing_rules
 from otelbill_collector.cli.integrity import show_progress
 from otelbill_collector.cli.operate import find_user
 from otelbill_collector.cli.options import (
@@ -25,12 +27,14 @@ from otelbill_collector.cli.tables import print_table
 from otelbill_collector.config import Config
 from otelbill_collector.config.process import load_process_config, load_process_prices
 from otelbill_collector.domain.rating import Rater
+from otelbill_collector.domain.statements import UnknownVersion
+from otelbill_collector.forecast import list_forecasts
 from otelbill_collector.ledger.repricing import Scope
-from otelbill_collector.simulation import identify_prices, list_forecasts, render_simulation, simulate
+from otelbill_collector.simulation import Agreements, identify_prices, render_simulation, simulate
 
 Json = dict[str, Any]
 
-_AMOUNTS = ("charge_booked", "charge", "difference", "cost", "margin_booked", "margin")
+_AMOUNTS = ("charge_booked", "charge", "difference", "by_period_booked", "by_period", "cost", "margin_booked", "margin")
 _COUNTS = ("events", "changed", "unpriced")
 
 
@@ -66,7 +70,8 @@ def run_simulation(
     """What booked usage would have been charged under another rate card. Writes nothing; may run beside the sidecar.
 
     Revenue, cost and margin by customer, as booked and under the other card, and for light, median and heavy users: the
-    quarter of customers that cost least, the half between, the quarter that cost most. What is held is left out.
+    quarter of customers that cost least, the half between, the quarter that cost most. What is held is left out. Period
+    charges, fees, discounts, minimums and commitments count for each billing period that lies in the scope as a whole.
 
     \b
     Examples:
@@ -74,18 +79,17 @@ def run_simulation(
       otelbill simulate --rate-card next-year.yaml --customer acme --json
     """
     config = require_config(config_path, data_dir)
-    answer = _simulate(config, _build_other(config, card_path), _build_scope(options))
+    answer = _simulate(config, _build_other(config, card_path), _build_scope(options), keep_closed=False)
     if as_json:
         print_json(answer)
         return
     _print_simulation(answer)
 
 
-def _build_other(config: Config, card_path: Path) -> Rater:
-    """Rating by another file. A rate card by itself leaves provider prices and groups as they are configured."""
+def _build_other(config: Config, card_path: Path) -> Config:
+    """Another file's prices. A rate card by itself leaves provider prices and groups as they are configured."""
     found = load_process_prices(card_path)
-    card = found.card
-    return _build_rater(replace(config, rate_card=card) if found.is_card else load_process_config(card_path, {}))
+    return replace(config, rate_card=found.card) if found.is_card else load_process_config(card_path, {})
 
 
 def _build_rater(config: Config) -> Rater:
@@ -94,14 +98,21 @@ def _build_rater(config: Config) -> Rater:
     return build_rater(config)
 
 
-def _simulate(config: Config, rater: Rater, scope: Scope) -> Json:
+def _simulate(config: Config, other: Config, scope: Scope, *, keep_closed: bool) -> Json:
+    """Raises ClickException where a period charge is not known any more."""
+    rater = _build_rater(other)
+    sides = build_billing_rules(config), build_billing_rules(other)
+    agreements = Agreements(*sides, customers=tuple(config.customers), keep_closed=keep_closed)
     with show_progress() as advance:
 
         def work(connection: sqlite3.Connection) -> Json:
-            sums = simulate(connection, rater, scope, lambda done, total: advance("rate again", done, total))
-            return render_simulation(sums, rater.card.currency)
+            progress = partial(advance, "rate again")
+            return render_simulation(simulate(connection, rater, scope, progress, agreements), rater.card.currency)
 
-        return read_ledger(config, work)
+        try:
+            return read_ledger(config, work)
+        except UnknownVersion as error:
+            raise click.ClickException(str(error)) from error
 
 
 def _print_simulation(answer: Json) -> None:
@@ -143,7 +154,7 @@ def rerate(
     config = require_config(config_path, data_dir)
     rater, scope = _build_rater(config), _build_scope(options)
     if dry_run:
-        answer = _simulate(config, rater, scope)
+        answer = _simulate(config, config, scope, keep_closed=True)
         if as_json:
             print_json(answer)
         else:
@@ -174,9 +185,10 @@ def rerate(
 def forecast(
     customer: str | None, at_nanos: int | None, config_path: Path | None, data_dir: Path | None, as_json: bool
 ) -> None:
-    """What the current calendar month (UTC) will come to, from the run rate of the last 28 whole days, with its range.
+    """What each customer's billing period will come to, from the run rate of the last 28 whole days, with its range.
 
-    An estimate: in four months of five the charge lies from `low` to `high`, if days are alike.
+    With period charges, fees, discounts, minimums and commitments, before credits. `so_far` is exact. The rest is an
+    estimate: in four periods of five the charge lies from `low` to `high`, if days are alike.
 
     \b
     Examples:
@@ -187,10 +199,14 @@ def forecast(
 
     config = require_config(config_path, data_dir)
     now = read_clock() if at_nanos is None else at_nanos
-    rows = read_ledger(config, lambda connection: list_forecasts(connection, now, customer))
+    rules = build_billing_rules(config)
+    try:
+        rows = read_ledger(config, lambda connection: list_forecasts(connection, rules, now, customer))
+    except UnknownVersion as error:
+        raise click.ClickException(str(error)) from error
     if as_json:
         print_json_lines(rows)
         return
-    columns = ("customer", "currency", "so_far", "expected", "low", "high", "days")
+    columns = ("customer", "period", "currency", "so_far", "expected", "low", "high", "days")
     cells = ([row[name] for name in columns] for row in rows)
-    print_table("this month", columns, cells, right=columns[2:])
+    print_table("the billing period under way", columns, cells, right=columns[3:])

@@ -191,6 +191,14 @@ def list_covering(body: str | None) -> tuple[tuple[str, str], ...]:
     )
 
 
+@lru_cache(maxsize=65_536)
+def list_counted(body: str | None) -> tuple[tuple[str, str], ...]:
+    """The same, and how many credits a unit costs: what an event is counted by that its money does not show."""
+    prices = json.loads(body).get("prices", {}) if body else {}
+    credits = ((unit, price["credits"]["each"]) for unit, price in sorted(prices.items()) if "credits" in price)
+    return (*list_covering(body), *credits)
+
+
 def multiply_markup(cost_attos: int, percent_scaled: int) -> int:
     """A unit price plus a markup of `parse_percent` form: exact, since unit prices end 6 decimals before attos do."""
     attos, rest = divmod(cost_attos * (1_000_000 + percent_scaled), 1_000_000)

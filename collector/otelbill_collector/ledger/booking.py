@@ -16,7 +16,7 @@ from otelbill_collector.domain.alone import AmountsRow
 from otelbill_collector.domain.bulk_ids import derive_span_events
 from otelbill_collector.domain.ids import derive_claim_key
 from otelbill_collector.domain.instants import DAY_NANOS, NANOS
-from otelbill_collector.domain.prices import list_covering
+from otelbill_collector.domain.prices import list_counted
 from otelbill_collector.domain.records import Amounts, UsageRecord, digest_candidate, identify_candidate
 from otelbill_collector.domain.usage import Candidate, Decision, RatingState
 from otelbill_collector.ledger.corrections import (
@@ -357,7 +357,7 @@ def _book_difference(
     if same and before is not None:
         if event_id not in again and amounts.state is RatingState.UNPRICED:
             return
-        if _are_equal(amounts, before.amounts) and _are_covered_alike(connection, amounts, bodies, before.amounts):
+        if _are_equal(amounts, before.amounts) and _are_counted_alike(connection, amounts, bodies, before.amounts):
             return
         note = note or again.get(event_id, "a price was found")
     note = note or again.get(event_id)
@@ -384,15 +384,15 @@ def _are_equal(one: Amounts, other: Amounts) -> bool:
     return replace(one, price_version=None) == replace(other, price_version=None)
 
 
-def _are_covered_alike(
+def _are_counted_alike(
     connection: sqlite3.Connection, amounts: Amounts, bodies: Mapping[str, str], before: Amounts
 ) -> bool:
-    """Whether the same period charges count both: what they cover has no money of its own that would differ."""
+    """Whether the same period charges, and as many credits, count both: their money does not tell."""
     version, former = amounts.price_version, before.price_version
     if version == former or amounts.state is not RatingState.RATED:
         return True
     body = find_price_version(connection, former) if former else None
-    return list_covering(bodies[version] if version else None) == list_covering(body)
+    return list_counted(bodies[version] if version else None) == list_counted(body)
 
 
 def _apply_operator(event_id: str, decision: Decision, rules: Rules) -> tuple[Decision, str | None]:

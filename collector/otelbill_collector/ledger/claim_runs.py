@@ -1,14 +1,18 @@
 """Where members of claim groups stand: claim key -> (segment, position), in sorted runs. Owns their SQL and merging.
 
 Keys are digests. A table ordered by them would dirty a page for every key; a run is written in one piece, and sixteen
-runs of a level become one of the next, so that a key is written a few times whatever the ledger's size. Only the first
-eight bytes of a key are kept: whoever finds an entry checks the span it leads to.
+runs of a level become one of the next, so that a key is written a few times whatever the ledger's size. That is done
+beside the commits (`merge_waiting`): entries are read and ordered on a snapshot, and a transaction of its own puts the
+new run in the place of the others. Which runs become one follows from their order alone, not from when it is done. Only
+the first eight bytes of a key are kept: whoever finds an entry checks the span it leads to.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -16,19 +20,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otelbill_collector.domain.instants import DAY_NANOS
+from otelbill_collector.ledger.sqlite import SqliteStore
 from otelbill_collector.native.links import sort_entries
 from otelbill_collector.native.loading import find_library
 
 _ENTRY = np.dtype([("key", "<i8"), ("segment", "<u4"), ("position", "<u4")])
-_CHUNK_ENTRIES = 4_096
+_CHUNK_ENTRIES = 1_024  # what a search reads of a run
 _RUNS_PER_LEVEL = 16
-_RUN_ENTRIES_MAX = 1 << 20  # a merge happens within a commit, and must stay short beside it
-
+_RUN_ENTRIES_MAX = 1 << 20  # commits wait while a merged run is written, a tenth of a second for so many
+_WAITING_RUNS_MAX = 64  # of the first level: whoever commits past these merges, so that searches stay short
 _SORTED_MIN = 2_048  # entries from which the native order is the quicker one
 
 Prefixes = NDArray[np.int64]
 Keys = Sequence[bytes] | NDArray[np.uint8]
 """Claim keys of 16 bytes, one by one or as [m, 16]."""
+_Run = tuple[int, int, int, int]  # run id, earliest and latest day, entries
 Entries = NDArray[Any]  # of _ENTRY: numpy has no static type for records
 
 
@@ -48,7 +54,7 @@ def append_claims(
 ) -> None:
     """Keep that each key leads to the record at its position in the segment. Call inside a write transaction."""
     _save_run(connection, 0, _sort_fresh(make_entries(segment_id, keys, positions)), min(days), max(days))
-    _merge_runs(connection, 0)
+    _bound_waiting(connection)
 
 
 class ClaimReader:
@@ -74,7 +80,13 @@ class ClaimReader:
 def append_entries(connection: sqlite3.Connection, entries: Entries, days: tuple[int, int]) -> None:
     """Keep entries as one run; `days` are the first and the last of their records. Call inside a write transaction."""
     _save_run(connection, 0, _sort_fresh(entries), *days)
-    _merge_runs(connection, 0)
+    _bound_waiting(connection)
+
+
+def _bound_waiting(connection: sqlite3.Connection) -> None:
+    (waiting,) = connection.execute("SELECT count(*) FROM claim_run WHERE level = 0").fetchone()
+    if waiting > _WAITING_RUNS_MAX:
+        merge_claims(connection)
 
 
 def make_entries(segment_id: int, keys: Keys, positions: Sequence[int] | NDArray[np.int64]) -> Entries:
@@ -166,20 +178,58 @@ def _save_run(connection: sqlite3.Connection, level: int, ordered: Entries, day_
     )
 
 
-def _merge_runs(connection: sqlite3.Connection, level: int) -> None:
-    """Sixteen runs of a level become one of the next, or as many of them as one run may hold."""
-    query = "SELECT run_id, day_min, day_max, entries FROM claim_run WHERE level = ? AND entries <= ? ORDER BY run_id"
-    runs = connection.execute(query, (level, _RUN_ENTRIES_MAX >> 1)).fetchall()
-    if len(runs) < _RUNS_PER_LEVEL:
-        return
-    sizes = list(accumulate(count for *_, count in runs))
-    runs = [run for run, size in zip(runs, sizes, strict=True) if size <= _RUN_ENTRIES_MAX]
-    merged = np.concatenate([_load_run(connection, run_id) for run_id, *_ in runs])
-    gone = [(run_id,) for run_id, *_ in runs]
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Runs that become one of the next level, and their entries in order."""
+
+    level: int
+    runs: tuple[_Run, ...]
+    entries: Entries
+
+
+def merge_waiting(store: SqliteStore) -> int:
+    """Merge what waits for it, each merge in a transaction of its own; returns how many were done."""
+    done = 0
+    while (merge := store.read(_prepare_merge)) is not None:
+        done += store.transact(partial(_save_merge, merge=merge))
+    return done
+
+
+def merge_claims(connection: sqlite3.Connection) -> None:
+    """The same inside one write transaction."""
+    while (merge := _prepare_merge(connection)) is not None:
+        _save_merge(connection, merge)
+
+
+def _prepare_merge(connection: sqlite3.Connection) -> Merge | None:
+    """The lowest level that has sixteen runs, the oldest of them, as many as one run may hold."""
+    query = "SELECT level, run_id, day_min, day_max, entries FROM claim_run WHERE entries <= ? ORDER BY level, run_id"
+    levels: dict[int, list[_Run]] = {}
+    for level, *run in connection.execute(query, (_RUN_ENTRIES_MAX >> 1,)):
+        runs = levels.setdefault(level, [])
+        runs.append((run[0], run[1], run[2], run[3]))
+        if len(runs) == _RUNS_PER_LEVEL:
+            sizes = accumulate(count for *_, count in runs)
+            chosen = tuple(run for run, size in zip(runs, sizes, strict=True) if size <= _RUN_ENTRIES_MAX)
+            entries = np.concatenate([_load_run(connection, run_id) for run_id, *_ in chosen])
+            return Merge(level, chosen, _sort_runs(entries))
+    return None
+
+
+def _save_merge(connection: sqlite3.Connection, merge: Merge) -> bool:
+    """Put the merged run in the place of the others; False where they are not there any more."""
+    query = "SELECT run_id, day_min, day_max, entries FROM claim_run WHERE level = ? AND run_id BETWEEN ? AND ?"
+    bounds = (merge.level, merge.runs[0][0], merge.runs[-1][0])
+    if not set(merge.runs) <= set(connection.execute(query, bounds)):
+        return False
+    first, last = min(run[1] for run in merge.runs), max(run[2] for run in merge.runs)
+    _save_run(
+        connection, merge.level + 1, merge.entries, first, last
+    )  # first, so that no run gets the number of another
+    gone = [(run_id,) for run_id, *_ in merge.runs]
     connection.executemany("DELETE FROM claim_chunk WHERE run_id = ?", gone)
     connection.executemany("DELETE FROM claim_run WHERE run_id = ?", gone)
-    _save_run(connection, level + 1, _sort_runs(merged), min(run[1] for run in runs), max(run[2] for run in runs))
-    _merge_runs(connection, level + 1)
+    return True
 
 
 def _load_run(connection: sqlite3.Connection, run_id: int) -> Entries:
@@ -203,7 +253,7 @@ def keep_claims(connection: sqlite3.Connection, run_id: int, after: int) -> None
     kept = entries[entries["segment"] > after]
     if len(kept) == len(entries):
         return
+    if len(kept):  # first, so that no run gets the number of another
+        _save_run(connection, row[0], kept, row[1], row[2])
     connection.execute("DELETE FROM claim_chunk WHERE run_id = ?", (run_id,))
     connection.execute("DELETE FROM claim_run WHERE run_id = ?", (run_id,))
-    if len(kept):
-        _save_run(connection, row[0], kept, row[1], row[2])

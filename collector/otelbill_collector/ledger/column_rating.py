@@ -32,8 +32,8 @@ from otelbill_collector.domain.usage import (
     RatingState,
 )
 from otelbill_collector.ledger.amount_columns import QUANTITY_LIMIT, Amounts, encode_attos, multiply_prices
-from otelbill_collector.ledger.column_codes import Combination, encode_values, list_rows, number_codes, read_integers
 from otelbill_collector.ledger.segments import parse_quantities, read_quantities
+from otelbill_collector.ledger.sums import Groups, Key, encode_key, group_rows, read_integers
 
 Int64s = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -90,10 +90,11 @@ class ColumnRater:
         mask = np.zeros(rows.count, dtype=np.int64)
         for unit, values in parts.items():
             mask |= (values != 0).astype(np.int64) << _BITS[unit]
-        code, firsts = _combine(tariff, len(tariffs), mask)
-        pairs = zip(tariff[firsts].tolist(), mask[firsts].tolist(), strict=True)
+        groups = group_rows([Key(tariff, range(len(tariffs))), Key(mask, range(1 << len(STANDARD_UNITS)))])
+        pairs = zip(tariff[groups.firsts].tolist(), mask[groups.firsts].tolist(), strict=True)
         found = [self._find_form(tariffs[number], bits) for number, bits in pairs]
         forms = [_UNKNOWN if form is None else form for form in found]
+        code = groups.of.astype(np.int64)
         odd = rows.odd | np.array([form is None for form in found], dtype=np.bool_)[code]
         form = self._rate_odd(rows, odd, tariff, tariffs, code, forms)
         cost, charge = (_multiply(forms, form, parts, side) for side in (0, 1))
@@ -168,13 +169,6 @@ def _create_form(rater: Rater, tariff: Tariff, mask: int) -> Form | None:
     return Form(rated.state, rated.version, prices, cost, charge)
 
 
-def _combine(tariff: Int64s, tariffs: int, mask: Int64s) -> tuple[Int64s, Int64s]:
-    combination = Combination(len(tariff))
-    combination.add(tariff, tariffs)
-    combination.add(mask, 1 << len(STANDARD_UNITS))
-    return combination.number()
-
-
 def _multiply(forms: Sequence[Form], form: Int64s, parts: Mapping[str, Int64s], side: int) -> Amounts:
     constants = encode_attos([(item.cost_attos, item.charge_attos)[side] for item in forms])
     prices = {unit: [item.prices[unit][side] if unit in item.prices else 0 for item in forms] for unit in parts}
@@ -234,10 +228,10 @@ def _find_tariffs(rows: _Rows, rater: Rater) -> tuple[Int64s, list[Tariff]]:
     """For each row the number of its tariff, and the tariffs."""
     if not rows.count:
         return np.zeros(0, dtype=np.int64), []
-    names, combinations = _encode_names(rows.table, rater)
+    names, combinations = _group_names(rows.table, rater)
     since, until = int(rows.ended.min()), int(rows.ended.max())
     tariffs: list[Tariff] = []
-    simple = np.zeros(len(combinations), dtype=np.int64)
+    simple: Int64s = np.zeros(len(combinations), dtype=np.int64)
     others: dict[int, Timeline[Levels]] = {}
     for number, combination in enumerate(combinations):
         route = rater.find_route(combination)
@@ -247,9 +241,9 @@ def _find_tariffs(rows: _Rows, rater: Rater) -> tuple[Int64s, list[Tariff]]:
         else:
             simple[number] = len(tariffs)
             tariffs.append(levels.tariffs[0])
-    tariff = simple[names]
+    tariff = simple[names.of]
     total = partial(_add_input, rows)
-    for number, chosen in list_rows(names, list(others), len(combinations)).items():
+    for number, chosen in _list_rows(names, list(others)):
         _assign_tariffs(rows.ended, total, chosen, others[number], tariffs, tariff)
     return tariff, tariffs
 
@@ -263,33 +257,40 @@ def _find_only(route: Timeline[Levels], since: int, until: int) -> Levels | None
     return day[0]
 
 
-def _encode_names(table: pa.Table, rater: Rater) -> tuple[Int64s, list[EventNames]]:
-    """For each row the number of its combination of names that prices tell apart, and the combinations."""
-    combination = Combination(table.num_rows)
-    columns: list[tuple[Int64s, list[Any]]] = []
-    for name in NAMES:
-        codes, values = encode_values(table[name])
-        if name in ("customer_id", "step"):  # prices tell few of them apart
-            codes, values = _merge_values(codes, values, name, rater)
-        combination.add(codes, len(values))
-        columns.append((codes, values))
-    numbers, firsts = combination.number()
-    places = firsts.tolist()
-    return numbers, [EventNames(*(values[codes[place]] for codes, values in columns)) for place in places]
+def _group_names(table: pa.Table, rater: Rater) -> tuple[Groups, list[EventNames]]:
+    """Rows by their combination of names that prices tell apart, and the combinations."""
+    keys = [encode_key(table[name]) for name in NAMES]
+    for place in (NAMES.index("customer_id"), NAMES.index("step")):
+        keys[place] = _merge_values(keys[place], NAMES[place], rater)
+    groups = group_rows(keys)
+    columns = [[key.values[code] for code in key.codes[groups.firsts].tolist()] for key in keys]
+    return groups, [EventNames(*names) for names in zip(*columns, strict=True)]
 
 
-def _merge_values(codes: Int64s, values: list[Any], name: str, rater: Rater) -> tuple[Int64s, list[Any]]:
-    """Numbers that values share which mean the same to the card, and one value for each."""
+def _merge_values(key: Key, name: str, rater: Rater) -> Key:
+    """One value for all that mean the same to the card, which tells few customers and steps from others."""
     kinds: dict[EventNames, int] = {}
-    kept: list[Any] = []
-    places = np.zeros(len(values), dtype=np.int64)
-    for number, value in enumerate(values):
+    kept: list[str | None] = []
+    places = np.zeros(len(key.values), dtype=np.int64)
+    for number, value in enumerate(key.values):
         kind = rater.complete_names(EventNames(**{name: value}))
         if kind not in kinds:
             kinds[kind] = len(kept)
             kept.append(value)
         places[number] = kinds[kind]
-    return places[codes], kept
+    return Key(places[key.codes], kept)
+
+
+def _list_rows(groups: Groups, wanted: Sequence[int]) -> Iterator[tuple[int, Int64s]]:
+    """For each wanted group its rows, all found in one pass."""
+    chosen = np.zeros(len(groups.firsts), dtype=np.bool_)
+    chosen[list(wanted)] = True
+    rows = np.flatnonzero(chosen[groups.of])
+    order = rows[np.argsort(groups.of[rows], kind="stable")]
+    ordered = groups.of[order]
+    for number in wanted:
+        start, end = np.searchsorted(ordered, number, "left"), np.searchsorted(ordered, number, "right")
+        yield number, order[start:end]
 
 
 def _add_input(rows: _Rows, chosen: Int64s) -> Int64s:
@@ -322,14 +323,11 @@ def _assign_tariffs(
 def _list_slices(ended: Int64s, rows: Int64s, route: Timeline[Levels]) -> Iterator[tuple[Int64s, Levels]]:
     """The rows by the interval, and the part of the day, in which they ended."""
     times = ended[rows]
-    places, firsts = number_codes(
-        np.searchsorted(np.array(route.starts, dtype=np.int64), times, side="right"), len(route.starts) + 1
-    )
+    places = np.searchsorted(np.array(route.starts, dtype=np.int64), times, side="right")
     hours = np.searchsorted(np.array(route.day_starts, dtype=np.int64), times % DAY_NANOS, side="right") - 1
-    for number, first in enumerate(firsts.tolist()):
-        place = int(np.searchsorted(np.array(route.starts, dtype=np.int64), times[first], side="right"))
+    for place in np.unique(places).tolist():
         day = route.days[place]
         for hour, levels in enumerate(day):
-            chosen = rows[(places == number) & ((hours == hour) | (len(day) == 1))]
+            chosen = rows[(places == place) & ((hours == hour) | (len(day) == 1))]
             if len(chosen):
                 yield chosen, levels

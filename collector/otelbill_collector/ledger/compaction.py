@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from otelbill_collector.domain.instants import DAY_NANOS, HOUR_NANOS, NANOS, format_instant
-from otelbill_collector.ledger.identifiers import make_entries, merge_entries, write_entries
+from otelbill_collector.ledger.identifiers import INDEXED, make_entries, merge_entries, write_entries
 from otelbill_collector.ledger.journal import find_high_water, list_tables, save_high_water
 from otelbill_collector.ledger.parquet import (
     SOURCES,
@@ -39,6 +39,7 @@ from otelbill_collector.ledger.tombstones import FILES as TRIMMED
 from otelbill_collector.ledger.tombstones import find_pruned
 
 NAME = "parquet"  # of the mark, and of the folder
+IDS_NAME = "ids"  # of the mark of ids, which are cheap, and written in the middle of a burst as well
 FOLDER = "parquet"
 RECORDS, IDS = "records", "ids"
 MIXED_DAY = -1
@@ -50,6 +51,7 @@ _STEP_SEGMENTS_MAX = 16_384
 _STEPS_PER_RUN = 2
 _DAYS_MAX = 40  # files of one step; what is of still other days shares one
 _WAITING_MAX = 4_000_000  # records; more are compacted however busy it is
+_IDS_WAITING_MAX = 262_144  # records; the ids of more are written: who looks for one reads what is waiting
 _QUIET_RECORDS = 20_000  # worth a file when nothing has come
 _QUIET_NANOS = 5 * NANOS  # for so long
 _SWEEP_NANOS = 600 * NANOS
@@ -77,11 +79,17 @@ class FileRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step takes: the segments past the mark up to `last`, with their booked times."""
+    """What one step of a kind of file takes: the segments past its mark up to `last`, with their booked times."""
 
+    kind: str
     mark: int
     last: int
     booked: dict[int, int]
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First and last segment."""
+        return self.mark + 1, self.last
 
 
 _COLUMNS = ", ".join(FileRow._fields)
@@ -96,10 +104,17 @@ def list_files(connection: sqlite3.Connection, kind: str | None = None) -> list[
 def forget_files(connection: sqlite3.Connection) -> None:
     """Unregister every file, so that all are written again. Call inside a write transaction."""
     connection.execute("DELETE FROM derived_file")
-    connection.execute("DELETE FROM high_water WHERE name = ?", (NAME,))
+    connection.execute("DELETE FROM high_water WHERE name IN (?, ?)", (NAME, IDS_NAME))
     if pruned := find_pruned(connection):  # there is nothing to write of what is gone
-        for mark in (NAME, TRIMMED):
+        for mark in (NAME, IDS_NAME, TRIMMED):
             save_high_water(connection, mark, pruned)
+
+
+def find_mark(connection: sqlite3.Connection, kind: str) -> int:
+    """The last segment of which a kind of file holds everything. Once, ids had no mark: they came with the records."""
+    own = "SELECT segment_id FROM high_water WHERE name = ?"
+    row = connection.execute(own, (IDS_NAME,)).fetchone() if kind == IDS else None
+    return find_high_water(connection, NAME) if row is None else int(row[0])
 
 
 def find_folder(ledger: Path) -> Path:
@@ -128,7 +143,7 @@ class Compactor:
         self._stopped.set()
 
     def run(self, now_nanos: int) -> int:
-        """Do what is due, and no more than takes a few seconds; returns how many segments were compacted."""
+        """Do what is due, and no more than takes a few seconds; returns of how many segments records were written."""
         if not self._checked:
             self._forget_lost()
             self._checked = True
@@ -138,12 +153,13 @@ class Compactor:
         if shutil.disk_usage(self._folder.parent).free < _SPARE_BYTES:
             return 0
         done = 0
-        for _ in range(_STEPS_PER_RUN):
-            step = self._store.read(lambda connection: _plan_step(connection, now_nanos))
-            if step is None or self._stopped.is_set():
-                break
-            self._compact(step)
-            done += len(step.booked)
+        for kind in (IDS, RECORDS):
+            for _ in range(_STEPS_PER_RUN):
+                step = self._plan(kind, now_nanos)
+                if step is None or self._stopped.is_set():
+                    break
+                self._compact(step)
+                done += len(step.booked) if kind == RECORDS else 0
         with suppress(Cancelled):
             self._merge(now_nanos)
             self.trim(now_nanos)
@@ -151,9 +167,13 @@ class Compactor:
 
     def compact_all(self, advance: Callable[[int], None] = lambda _: None) -> None:
         """Compact every segment, whatever its age; `advance` is told the last segment of each step."""
-        while (step := self._store.read(lambda connection: _plan_step(connection, None))) is not None:
-            self._compact(step)
-            advance(step.last)
+        for kind in (IDS, RECORDS):
+            while (step := self._plan(kind)) is not None:
+                self._compact(step)
+                advance(step.last if kind == RECORDS else 0)
+
+    def _plan(self, kind: str, now_nanos: int | None = None) -> Step | None:
+        return self._store.read(lambda connection: _plan_step(connection, kind, now_nanos))
 
     def rebuild(self, advance: Callable[[int], None] = lambda _: None) -> tuple[int, int]:
         """Write every file again; returns how many there are, and how many there were that were damaged or lost."""
@@ -179,25 +199,30 @@ class Compactor:
                 return
 
     def _compact(self, step: Step) -> None:
-        tables = self._store.read(lambda connection: _load_tables(connection, step))
-        span = (step.mark + 1, step.last)
-        entries = make_entries(tables)
-        records = gather_rows([(key, step.booked[key], table) for key, table in tables])
-        del tables
-        rows = [
-            self._write(RECORDS, day, 0, span, partial(write_records, rows=records, order=order))
-            for day, order in _split_days(records)
-        ]
-        del records
-        rows.append(self._write(IDS, MIXED_DAY, 0, span, lambda path: write_entries(path, entries)))
+        rows = [self._write_ids(step)] if step.kind == IDS else self._write_records(step)
 
         def register(connection: sqlite3.Connection) -> None:
-            if find_high_water(connection, NAME) != step.mark:
+            if find_mark(connection, step.kind) != step.mark:
                 raise RuntimeError("the mark moved meanwhile: two compactors on one ledger")
+            if step.kind == RECORDS:
+                save_high_water(connection, IDS_NAME, find_mark(connection, IDS))  # it goes its own way from now on
             _insert_rows(connection, rows)
-            save_high_water(connection, NAME, step.last)
+            save_high_water(connection, NAME if step.kind == RECORDS else IDS_NAME, step.last)
 
         self._store.transact(register)
+
+    def _write_records(self, step: Step) -> list[FileRow]:
+        tables = self._store.read(lambda connection: _load_tables(connection, step, SOURCES))
+        records = gather_rows([(key, step.booked[key], table) for key, table in tables])
+        del tables
+        return [
+            self._write(RECORDS, day, 0, step.span, partial(write_records, rows=records, order=order))
+            for day, order in _split_days(records)
+        ]
+
+    def _write_ids(self, step: Step) -> FileRow:
+        entries = make_entries(self._store.read(lambda connection: _load_tables(connection, step, INDEXED)))
+        return self._write(IDS, MIXED_DAY, 0, step.span, lambda path: write_entries(path, entries))
 
     def _merge(self, now_nanos: int | None) -> bool:
         """Merge one group of files, if one is due; without a time, every group that can be."""
@@ -294,14 +319,14 @@ def find_fault(folder: Path, row: FileRow) -> str | None:
     return None if digest == row.digest else "its digest is not that of its row: bytes of it were changed"
 
 
-def _plan_step(connection: sqlite3.Connection, now_nanos: int | None) -> Step | None:
+def _plan_step(connection: sqlite3.Connection, kind: str, now_nanos: int | None) -> Step | None:
     """The next segments, if it is time for them; without a time, it is."""
-    mark = find_high_water(connection, NAME)
+    mark = find_mark(connection, kind)
     query = (
         "SELECT segment_id, booked_nanos, record_count FROM segment WHERE segment_id > ? ORDER BY segment_id LIMIT ?"
     )
     rows = connection.execute(query, (mark, _STEP_SEGMENTS_MAX)).fetchall()
-    if now_nanos is not None and not _is_urgent(connection, mark, now_nanos):
+    if now_nanos is not None and not _is_urgent(connection, kind, mark, now_nanos):
         hour = now_nanos - now_nanos % HOUR_NANOS
         rows = [row for row in rows if row[1] < hour]
     booked: dict[int, int] = {}
@@ -311,20 +336,21 @@ def _plan_step(connection: sqlite3.Connection, now_nanos: int | None) -> Step | 
             break
         booked[segment_id] = booked_nanos
         records += count
-    return Step(mark, max(booked), booked) if booked else None
+    return Step(kind, mark, max(booked), booked) if booked else None
 
 
-def _is_urgent(connection: sqlite3.Connection, mark: int, now_nanos: int) -> bool:
+def _is_urgent(connection: sqlite3.Connection, kind: str, mark: int, now_nanos: int) -> bool:
     """Whether even the open hour is compacted: because nothing comes just now, or too much has come."""
     query = "SELECT coalesce(sum(record_count), 0), coalesce(max(booked_nanos), 0) FROM segment WHERE segment_id > ?"
     waiting, newest = connection.execute(query, (mark,)).fetchone()
     quiet = now_nanos - newest >= _QUIET_NANOS
-    return bool(waiting >= _WAITING_MAX or (quiet and waiting >= _QUIET_RECORDS))
+    most = _WAITING_MAX if kind == RECORDS else _IDS_WAITING_MAX
+    return bool(waiting >= most or (quiet and waiting >= _QUIET_RECORDS))
 
 
-def _load_tables(connection: sqlite3.Connection, step: Step) -> list[tuple[int, pa.Table]]:
+def _load_tables(connection: sqlite3.Connection, step: Step, columns: Sequence[str]) -> list[tuple[int, pa.Table]]:
     tables = []
-    for segment_id, table in list_tables(connection, step.mark, columns=SOURCES, dictionaries=True):
+    for segment_id, table in list_tables(connection, step.mark, columns=columns, dictionaries=True):
         if segment_id > step.last:
             break
         tables.append((segment_id, table))

@@ -27,6 +27,7 @@ from otelbill_collector.ledger.segments import parse_quantities, to_attos
 
 NAME = "credit"
 _SEGMENTS_MAX = 256
+_ROWS_MAX = 200_000
 _NAMES = ("customer_id", "project_id", "step", "model", "currency", "price_version")
 _KEYS = ("slice", "sign", *_NAMES, "other_quantities")
 _COLUMNS = ("ended_nanos", "rating", "charge", "sign", *_NAMES, "other_quantities", *STANDARD_UNITS)
@@ -52,12 +53,16 @@ def fold_credit_usage(connection: sqlite3.Connection) -> tuple[int, set[str]]:
     mark = find_high_water(connection, NAME)
     sums: Sums = {}
     prices = PriceReader(connection)
-    folded = 0
-    for segment_id, table in list_tables(connection, mark):
-        add_table(table, prices, sums)
-        mark, folded = segment_id, folded + 1
-        if folded >= _SEGMENTS_MAX:
+    tables: list[pa.Table] = []
+    rows = 0
+    for segment_id, table in list_tables(connection, mark, columns=_COLUMNS):
+        tables.append(table)
+        mark, rows = segment_id, rows + table.num_rows
+        if len(tables) >= _SEGMENTS_MAX or rows >= _ROWS_MAX:
             break
+    if tables:  # grouped together: each group costs as much as a hundred rows
+        add_table(pa.concat_tables(tables), prices, sums)
+    folded = len(tables)
     for key, (micros, charge) in sums.items():
         _add_row(connection, key, micros, charge)
     if folded:
@@ -103,7 +108,7 @@ def _load_tail(connection: sqlite3.Connection, customer_id: str, before: int) ->
     prices = PriceReader(connection)
     mark = find_high_water(connection, NAME)
     whole = floor_slice(before - 1, SLICE_NANOS) + SLICE_NANOS  # a quarter of an hour that has begun counts, as in rows
-    for _, table in list_tables(connection, mark, ended_to=whole):
+    for _, table in list_tables(connection, mark, ended_to=whole, columns=_COLUMNS):
         add_table(table.filter(pc.equal(table["customer_id"], customer_id)), prices, sums)
     return [
         Demand(place, currency, price.attos, micros, charge, price.credits_micros)

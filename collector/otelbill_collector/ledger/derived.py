@@ -33,7 +33,7 @@ from otelbill_collector.ledger.tombstones import FILES as TRIMMED
 from otelbill_collector.ledger.tombstones import find_pruned
 
 KEYS, ROLLUPS, WINDOWS, FILES, OPENINGS = "claim keys", "rollups", "stripe windows", "files", "open events"
-_REPLAYED_MARKS = (rollups.NAME, compaction.NAME, openings.NAME, credit_usage.NAME)
+_REPLAYED_MARKS = (rollups.NAME, compaction.NAME, compaction.IDS_NAME, openings.NAME, credit_usage.NAME)
 KeyFunction = Callable[[Candidate], tuple[bytes, ...]]
 _KeyRow = tuple[int, bytes, int, int]
 _BATCH = 20_000
@@ -334,6 +334,7 @@ def compare_files(connection: sqlite3.Connection, path: Path, report: Report, pr
     try:
         rows = compaction.list_files(connection)
         mark = find_high_water(connection, compaction.NAME)
+        ids_mark = compaction.find_mark(connection, compaction.IDS)
         query = (
             "SELECT coalesce(max(segment_id), 0), coalesce(sum(record_count * (segment_id > ? AND segment_id <= ?)), 0)"
             " FROM segment"
@@ -341,7 +342,8 @@ def compare_files(connection: sqlite3.Connection, path: Path, report: Report, pr
         last, records = connection.execute(query, (find_pruned(connection, TRIMMED), mark)).fetchone()
     finally:
         connection.execute("ROLLBACK")
-    if not check_mark(compaction.NAME, FILES, mark, last, report):
+    is_sound = check_mark(compaction.IDS_NAME, FILES, ids_mark, last, report)
+    if not check_mark(compaction.NAME, FILES, mark, last, report) or not is_sound:
         return
     for done, row in enumerate(rows):
         progress(FILES, done, len(rows))

@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 from otelbill_collector.domain.instants import DAY_NANOS, format_instant
 from otelbill_collector.domain.retention import Holder
-from otelbill_collector.ledger import compaction, credit_usage, meters, openings, rollups
+from otelbill_collector.ledger import credit_usage, meters
 from otelbill_collector.ledger.credits import list_customers
 from otelbill_collector.ledger.journal import find_high_water, find_last_segment
 from otelbill_collector.ledger.openings import HELD, SUSPENSE, UNPRICED
+from otelbill_collector.ledger.pruning import list_marks
 from otelbill_collector.ledger.tombstones import find_pruned
 
 _REMEDIES = {
@@ -93,8 +94,7 @@ class Extent(NamedTuple):
 def find_extent(connection: sqlite3.Connection, before_nanos: int, *, metered: bool) -> Extent:
     """The segments after those that are gone, as far as all their events ended before an instant and are folded."""
     first = find_pruned(connection) + 1
-    marks = [find_high_water(connection, name) for name in (rollups.NAME, openings.NAME, compaction.NAME)]
-    marks += [find_high_water(connection, meters.NAME)] if metered else []
+    marks = list_marks(connection, metered=metered)
     marks += [find_high_water(connection, credit_usage.NAME)] if list_customers(connection) else []
     last = min(*marks, find_last_segment(connection) - 1)  # the newest stays, so that the chain goes on from it
     query = "SELECT segment_id FROM segment WHERE segment_id >= ? AND ended_max >= ? ORDER BY segment_id LIMIT 1"

@@ -31,7 +31,15 @@ def make_entries(tables: Iterable[tuple[int, pa.Table]]) -> Entries:
     ]
     if not found:
         return np.empty(0, dtype=np.uint64)
-    entries = np.sort(np.concatenate(found))  # several times as fast as np.unique
+    return sort_entries(np.concatenate(found))
+
+
+def sort_entries(entries: Entries) -> Entries:
+    """Entries in order, each once. The array that is given is not used any more."""
+    library = native.find_ids()
+    if library is not None:
+        return native.sort_entries(library, entries)
+    entries.sort()
     is_first = np.ones(len(entries), dtype=np.bool_)
     np.not_equal(entries[1:], entries[:-1], out=is_first[1:])
     distinct: Entries = entries[is_first]
@@ -92,7 +100,7 @@ def write_entries(path: Path, entries: Entries) -> int:
 
 def merge_entries(path: Path, sources: Sequence[Path]) -> int:
     """Write the entries of several files as one; returns how many."""
-    return write_entries(path, np.sort(np.concatenate([_open_entries(source) for source in sources]), kind="stable"))
+    return write_entries(path, sort_entries(np.concatenate([_open_entries(source) for source in sources])))
 
 
 def find_segments(paths: Sequence[Path], ids: Iterable[bytes]) -> set[int]:

@@ -14,9 +14,9 @@ from otelbill_collector.domain.ids import derive_event_id
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.ledger.claim_runs import find_claims_of_any_day
-from otelbill_collector.ledger.compaction import IDS, NAME, find_folder, list_files
+from otelbill_collector.ledger.compaction import IDS, find_folder, find_mark, list_files
 from otelbill_collector.ledger.identifiers import INDEXED, find_segments
-from otelbill_collector.ledger.journal import find_high_water, list_tables
+from otelbill_collector.ledger.journal import list_tables
 from otelbill_collector.ledger.openings import FIRST, HELD, SUSPENSE, UNPRICED, Place, list_open_records
 from otelbill_collector.ledger.segments import build_record, decode_table
 
@@ -147,7 +147,7 @@ def _find_records(
 
 def _list_bodies(connection: sqlite3.Connection, keys: Sequence[bytes]) -> Iterator[bytes]:
     """Segments that may hold one of the keys: those that the id files name, and all that are not in those yet."""
-    mark = find_high_water(connection, NAME)
+    mark = find_mark(connection, IDS)
     (ledger,) = (Path(file) for _, name, file in connection.execute("PRAGMA database_list") if name == "main")
     try:
         segments = find_segments([find_folder(ledger).joinpath(row.name) for row in list_files(connection, IDS)], keys)

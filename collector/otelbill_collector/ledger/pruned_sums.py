@@ -30,7 +30,7 @@ SUMMED_WINDOWS = "windows"
 _TABLES = {rollups.NAME: ("rollup", "rollup_day"), openings.NAME: (), credit_usage.NAME: ("credit_usage",)}
 # Columns that are summed stand last. JSON text of quantities; whole numbers, as integers or as text.
 _SUMMED = {"rollup": 5, "rollup_day": 5, "credit_usage": 2}
-_FILES_MADE = "parquet"  # the mark of `compaction`
+_FILES_MADE = ("parquet", "ids")  # the marks of `compaction`
 _QUANTITIES = -4  # the column of the rollups
 
 
@@ -112,9 +112,9 @@ def resume_folds(connection: sqlite3.Connection) -> None:
     for name in _TABLES if pruned else ():
         if find_high_water(connection, name) == 0:
             restore_fold(connection, name)
-    if find_high_water(connection, _FILES_MADE) < pruned:
-        for mark in (_FILES_MADE, FILES):
-            save_high_water(connection, mark, pruned)
+    if min(find_high_water(connection, name) for name in _FILES_MADE) < pruned:
+        for mark in (*_FILES_MADE, FILES):
+            save_high_water(connection, mark, max(find_high_water(connection, mark), pruned))
 
 
 def add_rows(connection: sqlite3.Connection, table: str, rows: Sequence[Row]) -> None:

@@ -167,7 +167,7 @@ def _save_step(connection: sqlite3.Connection, step: Step, *, metered: bool) -> 
     """Remove bodies and keep what they summed up to, in one transaction; False while a fold has yet to read them."""
     if find_pruned(connection) != step.first - 1:
         raise PruningRefused("the mark moved meanwhile: two prunings on one ledger")
-    if min(find_high_water(connection, name) for name in list_folds(metered=metered)) < step.last:
+    if min(list_marks(connection, metered=metered)) < step.last:
         return False
     if not _has_credits_folded(connection, step):
         folded, changed = credit_usage.fold_credit_usage(connection)
@@ -198,6 +198,7 @@ def _has_credits_folded(connection: sqlite3.Connection, step: Step) -> bool:
     return True
 
 
-def list_folds(*, metered: bool) -> tuple[str, ...]:
+def list_marks(connection: sqlite3.Connection, *, metered: bool) -> list[int]:
     """Marks that must be past what goes."""
-    return (rollups.NAME, openings.NAME, compaction.NAME, *((meters.NAME,) if metered else ()))
+    names = (rollups.NAME, openings.NAME, compaction.NAME, *((meters.NAME,) if metered else ()))
+    return [*(find_high_water(connection, name) for name in names), compaction.find_mark(connection, compaction.IDS)]

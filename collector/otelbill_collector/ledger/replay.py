@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from otelbill_collector.ledger import credit_usage, evidence, openings, rollups
-from otelbill_collector.ledger.claim_runs import append_claims, read_entries
+from otelbill_collector.ledger.claim_runs import append_claims, merge_claims, read_entries
 from otelbill_collector.ledger.credits import list_customers, mark_changed
 from otelbill_collector.ledger.derived import OPENINGS, ROLLUPS, KeyFunction, derive_key_rows, digest_entries
 from otelbill_collector.ledger.findings import Progress, Report, ignore_progress
@@ -23,6 +23,12 @@ from otelbill_collector.ledger.pruned_sums import restore_fold
 from otelbill_collector.ledger.tombstones import find_pruned
 
 _REPLAYED = ("claim_key", "claim_run", "claim_chunk", "rollup", "rollup_day", "open_event", "credit_usage")
+# What is compared of tables whose rows are numbered by when runs were merged; "{0}" stands before names of tables.
+_COMPARED = {
+    "claim_run": "SELECT level, day_min, day_max, entries, count(*) FROM {0}claim_run GROUP BY 1, 2, 3, 4",
+    "claim_chunk": "SELECT level, day_min, day_max, entries, first_key, last_key, body"
+    " FROM {0}claim_chunk LEFT JOIN {0}claim_run USING (run_id)",
+}
 _FOLDS: dict[str, tuple[str, Callable[[sqlite3.Connection], int]]] = {
     rollups.NAME: (ROLLUPS, rollups.fold_rollups),
     openings.NAME: (OPENINGS, openings.fold_openings),
@@ -59,6 +65,7 @@ def replay_derived(
         del bounds[credit_usage.NAME]  # nobody has credits: nothing was ever folded
     # Segments from before the runs keep their keys where they are.
     (rows_upto,) = connection.execute("SELECT coalesce(max(segment_id), 0) FROM claim_key").fetchone()
+    _finish_merges(connection)
     for table in _REPLAYED:
         connection.execute(f"CREATE TEMP TABLE before_{table} AS SELECT * FROM main.{table}")
         connection.execute(f"DELETE FROM main.{table}")
@@ -81,6 +88,16 @@ def replay_derived(
             connection.execute(f"DROP TABLE IF EXISTS temp.before_{table}")
 
 
+def _finish_merges(connection: sqlite3.Connection) -> None:
+    """Merge the runs that waited for it, so that they are those of a ledger whose keys are written anew."""
+    connection.execute("SAVEPOINT merges")
+    try:
+        merge_claims(connection)
+    except (ValueError, sqlite3.Error):  # damaged runs stay as they are, to be compared
+        connection.execute("ROLLBACK TO merges")
+    connection.execute("RELEASE merges")
+
+
 def _rebuild_keys(
     connection: sqlite3.Connection, last: int, rows_upto: int, keys_of: KeyFunction, progress: Progress
 ) -> None:
@@ -98,6 +115,7 @@ def _rebuild_keys(
     if report.findings:
         first = report.findings[0]
         raise ReplayRefused(f"{first.describe()}; {first.remedy}")
+    merge_claims(connection)
 
 
 def _fold_again(connection: sqlite3.Connection, name: str, bound: int, progress: Progress) -> None:
@@ -132,10 +150,11 @@ def _compare(connection: sqlite3.Connection, table: str) -> Replayed:
     def count(query: str) -> int:
         return int(connection.execute(f"SELECT count(*) FROM ({query})").fetchone()[0])
 
-    before, after = f"SELECT * FROM temp.before_{table}", f"SELECT * FROM main.{table}"
+    form = _COMPARED.get(table, "SELECT * FROM {0}" + table)
+    before, after = form.format("temp.before_"), form.format("main.")
     return Replayed(
         table,
-        rows=count(after),
+        rows=count(f"SELECT * FROM main.{table}"),
         removed=count(f"{before} EXCEPT {after}"),
         added=count(f"{after} EXCEPT {before}"),
     )

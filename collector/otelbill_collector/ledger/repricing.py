@@ -1,15 +1,15 @@
 """What booked usage would be charged under other prices, by columns. Reads segments, writes nothing.
 
-Charges of events that meet the same tariff and have the same units add up, so rows are summed first and the sums are
-rated: thousands of groups instead of millions of records, and the same amounts to the last digit. Rows that do not add
-up that way (own units, parts larger than their wholes) are rated one by one.
+Sums by customer, as booked and under the other prices; and by billing period what its statement is made of on both
+sides. Does not know terms or invoices (see `simulation`).
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -17,36 +17,38 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from otelbill_collector.domain.instants import DAY_NANOS
-from otelbill_collector.domain.ratecard import EventNames
-from otelbill_collector.domain.rating import Rated, Rater
-from otelbill_collector.domain.tariffs import PARENTS, Levels, Tariff
-from otelbill_collector.domain.usage import (
-    CACHE_READ_TOKENS,
-    CACHE_WRITE_TOKENS,
-    INPUT_TOKENS,
-    STANDARD_UNITS,
-    Quantity,
+from otelbill_collector.domain.money import EXACT
+from otelbill_collector.domain.periods import BillingCalendar, Period
+from otelbill_collector.domain.prices import list_counted, list_covering
+from otelbill_collector.domain.rating import Rater
+from otelbill_collector.domain.statements import UsageSum
+from otelbill_collector.domain.usage import STANDARD_UNITS, Quantity, RatingState
+from otelbill_collector.ledger.amount_columns import Amounts, read_amounts
+from otelbill_collector.ledger.column_rating import RATING_COLUMNS, ColumnRater, RatedRows
+from otelbill_collector.ledger.journal import find_price_version, list_tables
+from otelbill_collector.ledger.segments import add_quantities, parse_quantities
+from otelbill_collector.ledger.sums import (
+    Groups,
+    Key,
+    count_signs,
+    encode_key,
+    group_rows,
+    list_values,
+    read_integers,
+    read_signs,
+    sum_amounts,
+    sum_integers,
 )
-from otelbill_collector.ledger.journal import list_tables
-from otelbill_collector.ledger.segments import add_quantities, read_quantities, to_attos
 
-Ints = NDArray[np.int64]
+Int64s = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 Progress = Callable[[int, int], None]  # segments done, segments in all
 
-_NAMES = ("provider", "model", "request_model", "service_tier", "customer_id", "step")
-_COLUMNS = (
-    *("event_id", "sign", "ended_nanos", "rating", "currency", "cost", "charge"),
-    *_NAMES,
-    "price_version",
-    *STANDARD_UNITS,
-    "other_quantities",
-)
 SCOPE_COLUMNS = ("customer_id", "provider", "model", "step")
-_TEXTS = (*_NAMES, "price_version")
-_BATCH_ROWS = 400_000
-_LOW_BITS = 20  # quantities are summed in two halves, so that no sum passes 64 bits
-_UNITS = len(STANDARD_UNITS)
+BOOKED_COLUMNS = ("sign", "rating", "currency", "cost", "charge", "price_version")
+_BATCH_ROWS = 200_000
+_PRICED = pa.array([RatingState.RATED.value, RatingState.UNPRICED.value])
+_NAMES = ("step", "provider", "model")
 
 
 @dataclass(slots=True)
@@ -57,22 +59,18 @@ class Repriced:
     """
 
     events: int = 0
-    quantities: dict[str, Quantity] = field(default_factory=dict)
     booked_charge_attos: int = 0
     booked_cost_attos: int = 0
     booked_uncharged: int = 0
     charge_attos: int = 0
     cost_attos: int = 0
     uncharged: int = 0
-    changed: int = 0  # events whose amounts would change
+    changed: int = 0  # events that `rerate` would book again
 
     def add(self, other: Repriced) -> None:
         """Add another group."""
         for name in Repriced.__slots__:
-            if name == "quantities":
-                add_quantities(self.quantities, other.quantities, 1)
-            else:
-                setattr(self, name, getattr(self, name) + getattr(other, name))
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,32 +82,47 @@ class Scope:
     where: dict[str, str] = field(default_factory=dict)
     fixed: Collection[str] = ()
 
+    def holds(self, period: Period) -> bool:
+        """Whether a billing period lies in the scope as a whole."""
+        begun = self.from_nanos is None or self.from_nanos <= period.start_nanos
+        return begun and (self.to_nanos is None or period.end_nanos <= self.to_nanos)
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodSplit:
+    """How to sum by billing period: each customer's calendar, and whether discounts tell names of usage apart."""
+
+    find_calendar: Callable[[str], BillingCalendar]
+    by_names: bool = False
+
+
+Uses = dict[tuple[str, Period], dict[tuple[Any, ...], UsageSum]]
+"""By customer and period: sums of what events are charged by themselves, and of what period charges count."""
+
+
+@dataclass(slots=True)
+class Repricing:
+    """What was found: sums by customer, and by period on both sides. `bodies` are the other prices' versions,
+    `instants` some of the event times: one at least of each customer's period.
+    """
+
+    sums: dict[str | None, Repriced] = field(default_factory=dict)
+    booked: Uses = field(default_factory=dict)
+    then: Uses = field(default_factory=dict)
+    bodies: dict[str, str] = field(default_factory=dict)
+    instants: dict[tuple[str | None, Period | None], int] = field(default_factory=dict)
+
 
 def sum_repriced(
-    connection: sqlite3.Connection, rater: Rater, scope: Scope, progress: Progress
-) -> dict[str | None, Repriced]:
+    connection: sqlite3.Connection, rater: Rater, scope: Scope, progress: Progress, split: PeriodSplit | None = None
+) -> Repricing:
     """By customer, what may be billed in the scope, as booked and under the rater's prices. Without what is held."""
-    sums: dict[str | None, Repriced] = {}
+    found = Repricing()
+    columns = ColumnRater(rater)
     for table in _list_batches(connection, scope, progress):
-        for customer_id, group in _price_table(table, rater, scope):
-            sums.setdefault(customer_id, Repriced()).add(group)
-    return sums
-
-
-def _list_batches(connection: sqlite3.Connection, scope: Scope, progress: Progress) -> Iterator[pa.Table]:
-    (total,) = connection.execute("SELECT count(*) FROM segment").fetchone()
-    waiting: list[pa.Table] = []
-    rows = 0
-    tables = list_tables(connection, 0, ended_from=scope.from_nanos, ended_to=scope.to_nanos)
-    for done, (_, table) in enumerate(tables, start=1):
-        waiting.append(_filter_table(table.select(_COLUMNS), scope))
-        rows += waiting[-1].num_rows
-        if rows >= _BATCH_ROWS:
-            yield pa.concat_tables(waiting).combine_chunks()
-            waiting, rows = [], 0
-        progress(done, total)
-    if rows:
-        yield pa.concat_tables(waiting).combine_chunks()
+        if table.num_rows:
+            _Batch(connection, table, columns, scope, split).add_to(found)
+    return found
 
 
 def match_scope(table: pa.Table, scope: Scope) -> pa.ChunkedArray:
@@ -124,209 +137,206 @@ def match_scope(table: pa.Table, scope: Scope) -> pa.ChunkedArray:
     return mask
 
 
-def _filter_table(table: pa.Table, scope: Scope) -> pa.Table:
-    priced = pc.is_in(table["rating"], value_set=pa.array(["rated", "unpriced"]))
-    return table.filter(pc.and_(match_scope(table, scope), priced))
+def match_booked(connection: sqlite3.Connection, table: pa.Table, rated: RatedRows, currency: str) -> Flags:
+    """Rows that are booked as they would be now: equal in state and money, counted alike."""
+    same = rated.cost.match(read_amounts(table["cost"])) & rated.charge.match(read_amounts(table["charge"]))
+    key = encode_key(table["rating"])
+    places = {value: place for place, value in enumerate(key.values)}
+    states = [places.get(form.state.value, -1) for form in rated.forms]
+    same &= np.array(states, dtype=np.int64)[rated.form] == key.codes
+    key = encode_key(table["currency"])
+    same &= np.array([value == currency for value in key.values], dtype=np.bool_)[key.codes]
+    key = encode_key(table["price_version"])
+    numbers: dict[tuple[tuple[str, str], ...], int] = {}
+    booked = [list_counted(find_price_version(connection, value) if value else None) for value in key.values]
+    then = [list_counted(form.version.body if form.version else None) for form in rated.forms]
+    before = np.array([numbers.setdefault(item, len(numbers)) for item in booked], dtype=np.int64)
+    after = np.array([numbers.setdefault(item, len(numbers)) for item in then], dtype=np.int64)
+    waiting = np.array([form.state is not RatingState.RATED for form in rated.forms], dtype=np.bool_)
+    found: Flags = same & ((before[key.codes] == after[rated.form]) | waiting[rated.form])
+    return found
 
 
-def _price_table(table: pa.Table, rater: Rater, scope: Scope) -> Iterator[tuple[str | None, Repriced]]:
-    columns = _Columns(table)
-    fixed = columns.match("event_id", scope.fixed)
-    odd = columns.find_odd_rows() & ~fixed
-    if fixed.any():
-        yield from _keep(table.filter(pa.array(fixed)))
-    if odd.any():
-        for row in table.filter(pa.array(odd)).to_pylist():
-            yield row["customer_id"], _price_row(row, rater)
-    plain = ~(fixed | odd)
-    if not plain.all():
-        table = table.filter(pa.array(plain))
-        columns = _Columns(table)
-    if table.num_rows:
-        yield from _Groups(columns, rater).build()
+def _list_batches(connection: sqlite3.Connection, scope: Scope, progress: Progress) -> Iterator[pa.Table]:
+    (total,) = connection.execute("SELECT count(*) FROM segment").fetchone()
+    columns = [*RATING_COLUMNS, *BOOKED_COLUMNS, *(("event_id",) if scope.fixed else ())]
+    waiting: list[pa.Table] = []
+    rows = done = 0
+    tables = list_tables(connection, 0, ended_from=scope.from_nanos, ended_to=scope.to_nanos, columns=columns)
+    for done, (_, table) in enumerate(tables, start=1):
+        waiting.append(table)
+        rows += table.num_rows
+        if rows >= _BATCH_ROWS:
+            yield _choose_rows(waiting, scope)
+            waiting, rows = [], 0
+        progress(done, total)
+    if waiting:
+        yield _choose_rows(waiting, scope)
+    if done < total:  # segments outside the scope are not looked at
+        progress(total, total)
 
 
-class _Columns:
-    """A table's columns as numpy arrays."""
-
-    def __init__(self, table: pa.Table) -> None:
-        self.table = table
-        self.rows = table.num_rows
-        self.ended = self._read("ended_nanos")
-        self.sign = self._read("sign").astype(np.int64)
-        self.units = {unit: self._read(unit) for unit in STANDARD_UNITS}
-
-    def _read(self, name: str) -> Ints:
-        found: Ints = pc.fill_null(self.table[name], 0).to_numpy()
-        return found
-
-    def match(self, name: str, values: Collection[str]) -> NDArray[np.bool_]:
-        """Rows whose column is one of the values."""
-        if not values:
-            return np.zeros(self.rows, dtype=np.bool_)
-        found: NDArray[np.bool_] = pc.is_in(self.table[name], value_set=pa.array(sorted(values))).to_numpy()
-        return found
-
-    def find_odd_rows(self) -> NDArray[np.bool_]:
-        """Rows that cannot be summed before they are rated."""
-        odd: NDArray[np.bool_] = pc.is_valid(self.table["other_quantities"]).to_numpy().copy()
-        for subset, whole in PARENTS.items():
-            odd |= self.units[subset] > self.units[whole]
-        # A subset of a subset's whole takes from the same whole: audio and reasoning are both output.
-        odd |= self.units["reasoning_tokens"] + self.units["audio_output_tokens"] > self.units["output_tokens"]
-        for values in self.units.values():
-            odd |= values < 0
-        return odd
-
-    def encode_names(self) -> tuple[Ints, list[tuple[str | None, ...]]]:
-        """For each row the number of its combination of names and price version, and the combinations."""
-        code = np.zeros(self.rows, dtype=np.int64)
-        for name in _TEXTS:
-            encoded = self.table[name].combine_chunks().dictionary_encode()
-            values = encoded.dictionary
-            places = pc.add(pc.fill_null(encoded.indices.cast(pa.int64()), -1), 1).to_numpy()
-            _, code = np.unique(code, return_inverse=True)  # small again before the next name multiplies it
-            code = code * (len(values) + 1) + places
-        _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
-        rows = self.table.select(_TEXTS).take(pa.array(first)).to_pylist()
-        return inverse.astype(np.int64), [tuple(row[name] for name in _TEXTS) for row in rows]
+def _choose_rows(tables: Sequence[pa.Table], scope: Scope) -> pa.Table:
+    table = pa.concat_tables(tables)
+    mask = pc.and_(match_scope(table, scope), pc.is_in(table["rating"], value_set=_PRICED))
+    return (table if pc.all(mask).as_py() else table.filter(mask)).combine_chunks()
 
 
-class _Groups:
-    """Rows that meet the same tariff, have the same units and were booked by the same price version."""
+class _Batch:
+    """Rows that were rated together."""
 
-    def __init__(self, columns: _Columns, rater: Rater) -> None:
-        names, self._combinations = columns.encode_names()
-        tariffs: list[Tariff] = []
-        tariff_of = np.zeros(columns.rows, dtype=np.int64)
-        order = np.argsort(names, kind="stable")
-        edges = np.searchsorted(names[order], np.arange(len(self._combinations) + 1))
-        for number, combination in enumerate(self._combinations):
-            route = rater.find_route(EventNames(*combination[: len(_NAMES)]))
-            _assign_tariffs(columns, order[edges[number] : edges[number + 1]], route, tariffs, tariff_of)
-        mask = np.zeros(columns.rows, dtype=np.int64)
-        for bit, values in enumerate(columns.units.values()):
-            mask |= (values != 0).astype(np.int64) << bit
-        key = ((names * len(tariffs) + tariff_of) << (_UNITS + 1)) | (mask << 1) | (columns.sign > 0)
-        _, first, self._group = np.unique(key, return_index=True, return_inverse=True)
-        self._sums = _Sums(columns, self._group, len(first))
-        self._names = names[first].tolist()
-        self._signs = columns.sign[first].tolist()
-        self._rated = [
-            rater.rate_sums(tariffs[tariff], self._sums.read_units(number))
-            for number, tariff in enumerate(tariff_of[first].tolist())
-        ]
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        table: pa.Table,
+        columns: ColumnRater,
+        scope: Scope,
+        split: PeriodSplit | None,
+    ) -> None:
+        self._connection, self._table, self._split = connection, table, split
+        self._rated = columns.rate(table)
+        booked_cost, booked_charge = read_amounts(table["cost"]), read_amounts(table["charge"])
+        self._changed = ~match_booked(connection, table, self._rated, columns.rater.card.currency)
+        self._cost, self._charge = self._rated.cost, self._rated.charge
+        self._fixed = np.zeros(table.num_rows, dtype=np.bool_)
+        if scope.fixed:
+            fixed = pc.is_in(table["event_id"], value_set=pa.array(sorted(scope.fixed)))
+            self._fixed = fixed.combine_chunks().to_numpy(zero_copy_only=False)
+            self._changed &= ~self._fixed
+            self._cost, self._charge = (
+                _mix(self._fixed, kept, new) for kept, new in ((booked_cost, self._cost), (booked_charge, self._charge))
+            )
+        self._customers = encode_key(table["customer_id"])
+        self._periods = _number_periods(table, self._customers, scope, split)
+        self._signs = read_signs(table["sign"])
 
-    def build(self) -> Iterator[tuple[str | None, Repriced]]:
-        """Each group's customer and amounts."""
-        for number, rated in enumerate(self._rated):
-            customer_id = self._combinations[self._names[number]][_NAMES.index("customer_id")]
-            yield customer_id, self._sums.build(number, self._signs[number], rated)
+    def add_to(self, found: Repricing) -> None:
+        """Add the rows to what was found so far."""
+        keys = [self._customers, self._periods]
+        if self._split is not None and self._split.by_names:
+            keys += [encode_key(self._table[name]) for name in _NAMES]
+        groups = group_rows(keys)
+        ended = read_integers(self._table["ended_nanos"])[groups.firsts].tolist()
+        sums = zip(list_values(keys, groups.firsts), self._sum_groups(groups), ended, strict=True)
+        for (customer, period, *names), item, instant in sums:
+            found.sums.setdefault(customer, Repriced()).add(item)
+            found.instants[customer, period] = instant
+            if period is not None:
+                _add_charges(found.booked, (customer, period), tuple(names), item.booked_charge_attos)
+                _add_charges(found.then, (customer, period), tuple(names), item.charge_attos)
+        if self._split is not None:
+            self._add_counted(found)
 
+    def _sum_groups(self, groups: Groups) -> Iterator[Repriced]:
+        signs, table = self._signs, self._table
+        charge, cost = (pa.chunked_array([item.encode()]) for item in (self._charge, self._cost))
+        changed = pa.chunked_array([pa.array(self._changed, mask=~self._changed)])
+        columns = [table["charge"], table["cost"], charge, cost]
+        amounts = [sum_amounts(column, signs, groups) for column in columns]
+        events = count_signs(signs, groups)
+        counts = [count_signs(signs, groups, column) for column in (table["charge"], charge, changed)]
+        for count, *values in zip(events, *amounts, *counts, strict=True):
+            booked_charge, booked_cost, now_charge, now_cost, booked_charged, charged, differing = values
+            yield Repriced(
+                count,
+                booked_charge,
+                booked_cost,
+                count - booked_charged,
+                now_charge,
+                now_cost,
+                count - charged,
+                differing,
+            )
 
-def _assign_tariffs(columns: _Columns, rows: Ints, route: Any, tariffs: list[Tariff], tariff_of: Ints) -> None:
-    """Number the tariffs that rows of one combination of names meet. Any: a Timeline of Levels."""
-    ended = columns.ended[rows]
-    places = np.searchsorted(np.array(route.starts, dtype=np.int64), ended, side="right") if route.starts else 0 * ended
-    hours = np.searchsorted(np.array(route.day_starts, dtype=np.int64), ended % DAY_NANOS, side="right") - 1
-    for place in np.unique(places).tolist():
-        day = route.days[place]
-        for hour, levels in enumerate(day):
-            here = rows[(places == place) & ((hours == hour) | (len(day) == 1))]
-            _assign_levels(columns, here, levels, tariffs, tariff_of)
+    def _add_counted(self, found: Repricing) -> None:
+        """Quantities that period charges count, on both sides."""
+        whole = np.array([period is not None for period in self._periods.values], dtype=np.bool_)[self._periods.codes]
+        booked = encode_key(self._table["price_version"])
+        bodies = [find_price_version(self._connection, name) if name else None for name in booked.values]
+        covered = np.array([bool(list_covering(body)) for body in bodies], dtype=np.bool_)[booked.codes]
+        known = read_amounts(self._table["charge"]).known
+        self._add_side(found.booked, booked, whole & covered & known)
+        forms = self._rated.forms
+        names = [form.version_id for form in forms]
+        covering = [bool(form.version and list_covering(form.version.body)) for form in forms]
+        for form, counts in zip(forms, covering, strict=True):
+            if counts and form.version:
+                found.bodies[form.version.version_id] = form.version.body
+        covered = np.array(covering, dtype=np.bool_)[self._rated.form]
+        then = Key(self._rated.form, names)
+        self._add_side(found.then, then, whole & covered & self._charge.known & ~self._fixed)
 
-
-def _assign_levels(columns: _Columns, rows: Ints, levels: Levels, tariffs: list[Tariff], tariff_of: Ints) -> None:
-    units = columns.units
-    total = (units[INPUT_TOKENS] + units[CACHE_READ_TOKENS] + units[CACHE_WRITE_TOKENS])[rows]
-    level = np.searchsorted(np.array(levels.thresholds, dtype=np.int64), total, side="left")
-    for number in np.unique(level).tolist():
-        tariff_of[rows[level == number]] = len(tariffs)
-        tariffs.append(levels.tariffs[number])
-
-
-class _Sums:
-    """Exact sums by group."""
-
-    def __init__(self, columns: _Columns, group: Ints, groups: int) -> None:
-        self._events = np.bincount(group, minlength=groups)
-        self._low: dict[str, Ints] = {}
-        self._high: dict[str, Ints] = {}
-        order = np.argsort(group, kind="stable")
-        starts = np.searchsorted(group[order], np.arange(groups))
-        for unit, values in columns.units.items():
-            ordered = values[order]
-            self._low[unit] = np.add.reduceat(ordered & ((1 << _LOW_BITS) - 1), starts)
-            self._high[unit] = np.add.reduceat(ordered >> _LOW_BITS, starts)
-        booked = pa.table({"group": group, "charge": columns.table["charge"], "cost": columns.table["cost"]})
-        amounts = booked.group_by("group").aggregate(
-            [("charge", "sum"), ("charge", "count"), ("cost", "sum"), ("cost", "count")]
-        )
-        self._booked = {row["group"]: row for row in amounts.to_pylist()}
-
-    def read_units(self, number: int) -> dict[str, int]:
-        """The sums of a group, without units of which there are none."""
-        sums = {
-            unit: (int(self._high[unit][number]) << _LOW_BITS) + int(self._low[unit][number]) for unit in STANDARD_UNITS
+    def _add_side(self, uses: Uses, versions: Key, rows: Flags) -> None:
+        chosen = np.flatnonzero(rows)
+        if not len(chosen):
+            return
+        table = self._table.take(pa.array(chosen))
+        others = encode_key(table["other_quantities"])
+        keys = [Key(key.codes[chosen], key.values) for key in (self._customers, self._periods, versions)]
+        groups, signs = group_rows([*keys, others]), self._signs[chosen]
+        units = {
+            unit: sum_integers(table[unit], signs, groups)
+            for unit in STANDARD_UNITS
+            if table[unit].null_count < table.num_rows
         }
-        return {unit: total for unit, total in sums.items() if total}
-
-    def build(self, number: int, sign: int, rated: Rated) -> Repriced:
-        """The group as booked and as rated."""
-        booked, events = self._booked[number], int(self._events[number])
-        charge, cost = to_attos(booked["charge_sum"]) or 0, to_attos(booked["cost_sum"]) or 0
-        uncharged = events - booked["charge_count"]
-        costless = events - booked["cost_count"]
-        now_uncharged = events if rated.charge_attos is None else 0
-        same = (charge, cost, uncharged, costless) == (
-            rated.charge_attos or 0,
-            rated.cost_attos or 0,
-            now_uncharged,
-            events if rated.cost_attos is None else 0,
-        )
-        return Repriced(
-            events=sign * events,
-            quantities={unit: sign * total for unit, total in self.read_units(number).items()},
-            booked_charge_attos=sign * charge,
-            booked_cost_attos=sign * cost,
-            booked_uncharged=sign * uncharged,
-            charge_attos=sign * (rated.charge_attos or 0),
-            cost_attos=sign * (rated.cost_attos or 0),
-            uncharged=sign * now_uncharged,
-            changed=0 if same else sign * events,
-        )
+        events = count_signs(signs, groups)
+        values = list_values([*keys, others], groups.firsts)
+        for group, ((customer, period, version, text), count) in enumerate(zip(values, events, strict=True)):
+            quantities: dict[str, Quantity] = {unit: sums[group] for unit, sums in units.items()}
+            if text is not None:
+                times = {unit: _multiply(quantity, count) for unit, quantity in parse_quantities(text).items()}
+                add_quantities(quantities, times, 1)
+            item = _find_use(uses, (customer, period), (None, None, None, version))
+            item.events += count
+            add_quantities(item.quantities, quantities, 1)
 
 
-def _price_row(row: dict[str, Any], rater: Rater) -> Repriced:
-    """One row by itself. Any: a row of an Arrow table."""
-    names = {name: row[name] for name in _NAMES}
-    rated = rater.rate(read_quantities(row), row["ended_nanos"], **names)
-    charge, cost = to_attos(row["charge"]), to_attos(row["cost"])
-    kept = _book_row(row, row["sign"])
-    kept.charge_attos = row["sign"] * (rated.charge_attos or 0)
-    kept.cost_attos = row["sign"] * (rated.cost_attos or 0)
-    kept.uncharged = row["sign"] * (rated.charge_attos is None)
-    kept.changed = row["sign"] * ((charge, cost) != (rated.charge_attos, rated.cost_attos))
-    return kept
+def _multiply(quantity: Quantity, times: int) -> Quantity:
+    return quantity * times if isinstance(quantity, int) else EXACT.multiply(quantity, Decimal(times))
 
 
-def _keep(table: pa.Table) -> Iterator[tuple[str | None, Repriced]]:
-    """Rows whose charge an operator gave: no price changes it."""
-    for row in table.to_pylist():
-        yield row["customer_id"], _book_row(row, row["sign"])
+def _mix(rows: Flags, one: Amounts, other: Amounts) -> Amounts:
+    return Amounts(np.where(rows[:, None], one.words, other.words), np.where(rows, one.known, other.known))
 
 
-def _book_row(row: dict[str, Any], sign: int) -> Repriced:
-    charge, cost = to_attos(row["charge"]), to_attos(row["cost"])
-    quantities: dict[str, Quantity] = {}
-    add_quantities(quantities, read_quantities(row), sign)
-    return Repriced(
-        events=sign,
-        quantities=quantities,
-        booked_charge_attos=sign * (charge or 0),
-        booked_cost_attos=sign * (cost or 0),
-        booked_uncharged=sign * (charge is None),
-        charge_attos=sign * (charge or 0),
-        cost_attos=sign * (cost or 0),
-        uncharged=sign * (charge is None),
-    )
+def _find_use(uses: Uses, place: tuple[str, Period], names: tuple[Any, ...]) -> UsageSum:
+    step, provider, model, version = names
+    found = uses.setdefault(place, {})
+    if names not in found:
+        found[names] = UsageSum(None, step, provider, model, version, None)
+    return found[names]
+
+
+def _add_charges(uses: Uses, place: tuple[str, Period], names: tuple[Any, ...], attos: int) -> None:
+    _find_use(uses, place, (*(names or (None, None, None)), None)).charge_attos += attos
+
+
+def _number_periods(table: pa.Table, customers: Key, scope: Scope, split: PeriodSplit | None) -> Key:
+    """The billing period of each row, None where it is not in the scope as a whole."""
+    codes: Int64s = np.zeros(table.num_rows, dtype=np.int64)
+    periods: list[Period | None] = [None]
+    if split is None or set(scope.where) - {"customer_id"}:
+        return Key(codes, periods)
+    ended = read_integers(table["ended_nanos"])
+    calendars: dict[BillingCalendar, list[int]] = {}
+    for number, name in enumerate(customers.values):
+        if name is not None:
+            calendars.setdefault(split.find_calendar(name), []).append(number)
+    for calendar, members in calendars.items():
+        rows = _find_rows(customers, members)
+        if not len(rows):
+            continue
+        times = ended[rows]
+        found = list(calendar.list_periods(int(times.min()), int(times.max()) + 1))
+        starts = np.array([period.start_nanos for period in found], dtype=np.int64)
+        whole = np.array([scope.holds(period) for period in found], dtype=np.bool_)
+        places = np.searchsorted(starts, times, side="right") - 1
+        codes[rows] = np.where(whole[places], places + len(periods), 0)
+        periods += found
+    return Key(codes, periods)
+
+
+def _find_rows(key: Key, members: Iterable[int]) -> Int64s:
+    chosen = np.zeros(len(key.values), dtype=np.bool_)
+    chosen[list(members)] = True
+    return np.flatnonzero(chosen[key.codes])

@@ -18,25 +18,23 @@ from numpy.typing import NDArray
 
 from otelbill_collector.domain.bulk_ids import derive_records
 from otelbill_collector.domain.instants import DAY_NANOS
-from otelbill_collector.domain.prices import list_covering
 from otelbill_collector.domain.rating import Rater
 from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.domain.usage import Candidate, RatingState, UsageSource
-from otelbill_collector.ledger.amount_columns import Amounts, read_amounts
+from otelbill_collector.ledger.amount_columns import Amounts
 from otelbill_collector.ledger.claim_runs import ClaimReader, Entries, append_entries, make_entries
-from otelbill_collector.ledger.column_codes import encode_values, read_integers
 from otelbill_collector.ledger.column_rating import RATING_COLUMNS, ColumnRater, RatedRows
 from otelbill_collector.ledger.id_sets import IdSet, read_ids
 from otelbill_collector.ledger.journal import (
     Encoded,
     append_encoded,
     find_last_segment,
-    find_price_version,
     list_bodies,
     save_price_versions,
 )
-from otelbill_collector.ledger.repricing import Scope, match_scope
+from otelbill_collector.ledger.repricing import Scope, match_booked, match_scope
 from otelbill_collector.ledger.segments import SCHEMA, build_record, decode_table, encode_batches, fit_columns
+from otelbill_collector.ledger.sums import read_integers
 
 Int64s = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -171,7 +169,7 @@ class Rerating:
         chosen = np.flatnonzero(wanted.combine_chunks().to_numpy(zero_copy_only=False))
         table = table.take(pa.array(chosen)).combine_chunks()
         rated = self._columns.rate(table)
-        changed = np.flatnonzero(~self._match_booked(connection, table, rated))
+        changed = np.flatnonzero(~match_booked(connection, table, rated, self.rater.card.currency))
         if not len(changed):
             return None, []
         places = places[chosen[changed]]
@@ -206,27 +204,6 @@ class Rerating:
             entries,
             bodies,
         )
-
-    def _match_booked(self, connection: sqlite3.Connection, table: pa.Table, rated: RatedRows) -> Flags:
-        """Rows that are booked as they would be now: equal in state and money, counted by the same period charges."""
-        same = rated.cost.match(read_amounts(table["cost"])) & rated.charge.match(read_amounts(table["charge"]))
-        codes, values = encode_values(table["rating"])
-        states = [values.index(form.state.value) if form.state.value in values else -1 for form in rated.forms]
-        same &= np.array(states, dtype=np.int64)[rated.form] == codes
-        codes, values = encode_values(table["currency"])
-        same &= np.array([value == self.rater.card.currency for value in values], dtype=np.bool_)[codes]
-        codes, values = encode_values(table["price_version"])
-        numbers: dict[tuple[tuple[str, str], ...], int] = {}
-        booked = [find_price_version(connection, value) if value else None for value in values]
-        before = [numbers.setdefault(list_covering(body), len(numbers)) for body in booked]
-        after = [
-            numbers.setdefault(list_covering(form.version.body if form.version else None), len(numbers))
-            for form in rated.forms
-        ]
-        waiting = np.array([form.state is not RatingState.RATED for form in rated.forms], dtype=np.bool_)
-        alike = np.array(before)[codes] == np.array(after, dtype=np.int64)[rated.form]
-        found: Flags = same & (alike | waiting[rated.form])
-        return found
 
     def write(self, found: Revisions) -> Written:
         """Reversals and revisions as segments. Takes the time, and needs no transaction."""

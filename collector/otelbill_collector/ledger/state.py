@@ -32,7 +32,7 @@ CREDIT_RATES_SINCE = 12  # and credits for one unit in credit_usage
 PRUNINGS_SINCE = 13  # and pruning
 WHOLE_BYTES_MAX = 2 * 1024**3  # larger files are not checked page by page in one long snapshot
 _HEADER_BYTES = 100
-_DERIVED_MARKS = tuple(("high_water", name) for name in ("rollup", "parquet", "parquet_from", "open", "credit"))
+_DERIVED_MARKS = tuple(("high_water", name) for name in ("rollup", "parquet", "parquet_from", "ids", "open", "credit"))
 
 
 def check_header(path: Path, version: int, report: Report) -> None:

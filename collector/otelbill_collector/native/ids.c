@@ -33,3 +33,41 @@ OB_API i64 ob_make_entries(const u8 *data, const i32 *offsets, i64 width, const 
     }
     return made;
 }
+
+#define DIGIT_BITS 11
+#define DIGITS 6
+#define VALUES (1 << DIGIT_BITS)
+
+/* Sort entries and drop equal ones, in place; `scratch` is as large. Returns how many are left, -1 without memory. By digits,
+ * the least first; a digit that is the same everywhere, as most of the segment's are, costs nothing. */
+OB_API i64 ob_sort_ids(u64 *entries, u64 *scratch, i64 count) {
+    i64 *places = calloc((size_t)DIGITS * VALUES, sizeof *places);
+    u64 *from = entries, *into = scratch;
+    if (!places) return -1;
+    for (i64 row = 0; row < count; row++)
+        for (int digit = 0; digit < DIGITS; digit++)
+            places[digit * VALUES + (entries[row] >> digit * DIGIT_BITS & (VALUES - 1))]++;
+    for (int digit = 0; digit < DIGITS && count; digit++) {
+        i64 *place = places + digit * VALUES, next = 0;
+        int shift = digit * DIGIT_BITS;
+        if (place[from[0] >> shift & (VALUES - 1)] == count) continue;
+        for (int value = 0; value < VALUES; value++) {
+            i64 size = place[value];
+            place[value] = next;
+            next += size;
+        }
+        for (i64 row = 0; row < count; row++) into[place[from[row] >> shift & (VALUES - 1)]++] = from[row];
+        u64 *other = from;
+        from = into;
+        into = other;
+    }
+    free(places);
+    i64 left = 0;
+    u64 last = 0;
+    for (i64 row = 0; row < count; row++) {
+        u64 entry = from[row];
+        if (row && entry == last) continue;
+        last = entries[left++] = entry; /* never ahead of the row that is read */
+    }
+    return left;
+}

@@ -21,6 +21,7 @@ def find_ids() -> ctypes.CDLL | None:
     if library is not None:
         arguments = (_P, _P, _I, _P, _I, _I, ctypes.c_uint64, _P)
         library.ob_make_entries.argtypes, library.ob_make_entries.restype = arguments, _I
+        library.ob_sort_ids.argtypes, library.ob_sort_ids.restype = (_P, _P, _I), _I
     return library
 
 
@@ -42,3 +43,12 @@ def make_entries(library: ctypes.CDLL, column: pa.Array, segment_id: int) -> NDA
         point_at(entries),
     )
     return entries[:made]
+
+
+def sort_entries(library: ctypes.CDLL, entries: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The entries in order, each once; the array itself is sorted. Raises MemoryError."""
+    scratch = make_array(len(entries), "u8")
+    left = library.ob_sort_ids(point_at(entries), point_at(scratch), len(entries))
+    if left < 0:
+        raise MemoryError("no room to sort ids")
+    return entries[:left]

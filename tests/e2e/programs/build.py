@@ -3,12 +3,12 @@ Does not own starting them (`tests.e2e.processes`) nor what they are asked (`tes
 
 Everything comes from package registries through their own clients: the Go module proxy, PyPI, Debian. Integrity is
 pinned beside this file: go.sum for the Collector and for Jaeger (whose own go.sum then pins what it needs), hashes for
-Phoenix.
+Phoenix and litellm.
 
 New versions: write them into otelcol/manifest.yaml and BUILDER, let the builder write go.mod and go.sum
-(`--skip-compilation`) and copy them here; jaeger/go.mod with `go get`; phoenix.txt from phoenix.in with `uv pip compile
---universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras`. A changed pin builds
-anew by itself.
+(`--skip-compilation`) and copy them here; jaeger/go.mod with `go get`; phoenix.txt and litellm.txt from their .in with
+`uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras`. A
+changed pin builds anew by itself.
 """
 
 from __future__ import annotations
@@ -162,6 +162,14 @@ RECIPES = {
             "bin/phoenix",
             "python3",
             partial(build_environment, HERE / "phoenix.txt"),
+            f"1 {sys.version_info[:2]}",
+        ),
+        Recipe(
+            "litellm",
+            (HERE / "litellm.txt",),
+            "bin/python",
+            "python3",
+            partial(build_environment, HERE / "litellm.txt"),
             f"1 {sys.version_info[:2]}",
         ),
     )

@@ -164,9 +164,10 @@ def test_a_file_that_is_not_there_is_named() -> None:
 
 def test_simulate_takes_a_card_by_itself(folder: Path) -> None:
     """The other card may be the file that `otelbill prices check` checks; groups stay as they are configured."""
+    from otelbill_collector.app import build_rater
     from otelbill_collector.cli.repricing import _build_other
     from otelbill_collector.config import load_config
 
     (folder / "next.yaml").write_text(CARD.replace("0.79", "0.69"), encoding="utf-8")
-    rater = _build_other(load_config(folder / "otelbill.yaml", {}), folder / "next.yaml")
+    rater = build_rater(_build_other(load_config(folder / "otelbill.yaml", {}), folder / "next.yaml"))
     assert rater.rate({"outcomes": 100}, 0, customer_id="acme").charge_attos == 69 * 10**18

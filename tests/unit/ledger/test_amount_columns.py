@@ -1,4 +1,4 @@
-"""Amounts as columns of 128 bits, and what finds rows again by number or id: exact, against plain Python."""
+"""Amounts as columns of 128 bits, and sets of ids: exact, against plain Python."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otelbill_collector.ledger.amount_columns import encode_attos, multiply_prices, read_amounts
-from otelbill_collector.ledger.column_codes import Combination, encode_values, list_rows
 from otelbill_collector.ledger.id_sets import IdSet, read_ids
 from otelbill_collector.ledger.segments import to_attos
 
@@ -50,32 +49,6 @@ def test_amounts_are_read_from_the_middle_of_a_column() -> None:
     assert found.match(encode_attos([None, -7, 10**37])).all()
     assert found.match(encode_attos([0, -7, 10**37 + 1])).tolist() == [False, True, False]
     assert [to_attos(value) for value in found.encode().to_pylist()] == [None, -7, 10**37]
-
-
-def test_combinations_of_columns_get_one_number_each() -> None:
-    """Equal rows share a number; so many values that their product passes 64 bits change nothing."""
-    generator = np.random.default_rng(1)
-    columns = [generator.integers(0, 2**18, 500) % size for size in (3, 2**18, 7, 2**18, 2**18, 2)]
-    combination = Combination(500)
-    for values in columns:
-        combination.add(np.concatenate([values[:250], values[:250]]), 2**18)
-    numbers, firsts = combination.number()
-    assert (numbers[:250] == numbers[250:]).all()
-    assert len(firsts) == len(set(zip(*(values[:250].tolist() for values in columns), strict=True)))
-    assert numbers[firsts].tolist() == list(range(len(firsts)))
-    rows = list_rows(numbers, [0, 3], len(firsts))
-    assert {number: sorted(found.tolist()) for number, found in rows.items()} == {
-        number: np.flatnonzero(numbers == number).tolist() for number in (0, 3)
-    }
-
-
-def test_values_are_numbered_whatever_the_encoding() -> None:
-    """Plain and dictionary columns, in chunks with dictionaries of their own, with and without nulls."""
-    plain = pa.chunked_array([["a", None, "b"], ["c", "a"]])
-    encoded = pa.chunked_array([chunk.dictionary_encode() for chunk in plain.chunks])
-    for column in (plain, encoded):
-        codes, values = encode_values(column)
-        assert [values[code] for code in codes.tolist()] == ["a", None, "b", "c", "a"]
 
 
 def test_ids_are_found_by_all_their_bytes() -> None:

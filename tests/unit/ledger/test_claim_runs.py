@@ -7,6 +7,9 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
+from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -14,9 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otelbill_collector.ledger import claim_runs, known_keys
-from otelbill_collector.ledger.claim_runs import append_claims, find_claims, list_recent_prefixes, read_prefixes
+from otelbill_collector.ledger.claim_runs import (
+    append_claims,
+    find_claims,
+    list_recent_prefixes,
+    merge_claims,
+    merge_waiting,
+    read_prefixes,
+)
 from otelbill_collector.ledger.known_keys import KnownKeys
 from otelbill_collector.ledger.schema import migrate_schema
+from otelbill_collector.ledger.sqlite import SqliteStore
 from otelbill_collector.native.links import sort_entries
 from otelbill_collector.native.loading import find_library
 
@@ -43,13 +54,16 @@ COMMITS = st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=9), min_siz
 
 
 @settings(max_examples=60, deadline=None)
-@given(COMMITS, st.sampled_from([2, 5, 4_096]), st.sampled_from([20, 1 << 20]))
-def test_every_place_of_a_key_is_found_after_any_merges(commits: list[list[int]], chunk: int, cap: int) -> None:
+@given(COMMITS, st.sampled_from([2, 5, 4_096]), st.sampled_from([20, 1 << 20]), st.sampled_from([0, 16, 64]))
+def test_every_place_of_a_key_is_found_after_any_merges(
+    commits: list[list[int]], chunk: int, cap: int, waiting: int
+) -> None:
     """Guarantee: whatever the sizes of commits, chunks and runs, a key leads to all its places and to no other's."""
     wanted: dict[int, set[tuple[int, int]]] = defaultdict(set)
     with closing(open_ledger()) as connection, pytest.MonkeyPatch.context() as patch:
         patch.setattr(claim_runs, "_CHUNK_ENTRIES", chunk)
         patch.setattr(claim_runs, "_RUN_ENTRIES_MAX", cap)
+        patch.setattr(claim_runs, "_WAITING_RUNS_MAX", waiting)
         for segment, numbers in enumerate(commits, start=1):
             keys = [make_key(number) for number in numbers]
             append_claims(connection, segment, keys, list(range(len(keys))), {DAY})
@@ -66,7 +80,7 @@ def test_runs_stay_few(ledger: sqlite3.Connection) -> None:
     for segment in range(1, 1_001):
         append_claims(ledger, segment, [make_key(segment)], [0], {DAY})
     (runs,) = ledger.execute("SELECT count(*) FROM claim_run").fetchone()
-    assert runs <= 3 * 16
+    assert runs <= 64 + 2 * 16
     assert find_claims(ledger, DAY, make_key(77)) == [(77, 0)]
 
 
@@ -162,3 +176,84 @@ def test_keys_in_one_array_are_the_same_keys() -> None:
             append_claims(connection, 3, given_keys, np.arange(len(keys)), {DAY})
             runs.append(connection.execute("SELECT first_key, last_key, body FROM claim_chunk").fetchall())
     assert runs[0] == runs[1]
+
+
+def list_runs(connection: sqlite3.Connection) -> list[object]:
+    """All runs with their chunks, by what is in them."""
+    columns = "level, day_min, day_max, entries, first_key, last_key, body"
+    return sorted(connection.execute(f"SELECT {columns} FROM claim_chunk JOIN claim_run USING (run_id)"))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.integers(0, 2**32), st.sampled_from([40, 1 << 20]))
+def test_runs_do_not_depend_on_when_they_are_merged(sizes: list[int], seed: int, cap: int) -> None:
+    """Guarantee: merged after every commit, now and then or at the end, the same runs come out."""
+    rng, found = Random(seed), []
+    for chance in (0, 3, 10):
+        with closing(open_ledger()) as connection, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(claim_runs, "_RUN_ENTRIES_MAX", cap)
+            for segment, size in enumerate(sizes, start=1):
+                keys = [make_key(segment * 100 + number) for number in range(size)]
+                append_claims(connection, segment, keys, list(range(size)), {DAY + segment % 3})
+                if rng.randrange(10) < chance:
+                    merge_claims(connection)
+            merge_claims(connection)
+            found.append(list_runs(connection))
+    assert found[0] == found[1] == found[2]
+
+
+def test_merges_beside_commits_leave_every_key_findable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guarantee: commits that come while runs are merged, and a merge that is cut off, lose and double nothing."""
+    store = SqliteStore(tmp_path)
+    committed = 0
+
+    def commit(_: sqlite3.Connection | None = None) -> None:
+        nonlocal committed
+        committed += 1
+        segment = committed
+        keys = [make_key(segment * 10 + number) for number in range(3)]
+        store.transact(lambda connection: append_claims(connection, segment, keys, [0, 1, 2], {DAY}))
+
+    for _ in range(40):
+        commit()
+    prepare, save = claim_runs._prepare_merge, claim_runs._save_merge
+
+    def prepare_slowly(connection: sqlite3.Connection) -> object:
+        merge = prepare(connection)
+        if merge is not None:
+            commit()  # the snapshot is older than this
+        return merge
+
+    def fail_late(connection: sqlite3.Connection, merge: claim_runs.Merge) -> bool:
+        save(connection, merge)
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(claim_runs, "_save_merge", fail_late)
+        with pytest.raises(OSError, match="full"):
+            merge_waiting(store)
+    check_all_found(store, committed)
+    monkeypatch.setattr(claim_runs, "_prepare_merge", prepare_slowly)
+    assert merge_waiting(store) == 2
+    check_all_found(store, committed)
+    assert store.read(prepare) is None
+    store.close()
+
+
+def check_all_found(store: SqliteStore, committed: int) -> None:
+    for segment in range(1, committed + 1):
+        for number in range(3):
+            key = make_key(segment * 10 + number)
+            assert store.read(partial(find_claims, day=DAY, key=key)) == [(segment, number)]
+
+
+def test_a_merge_whose_runs_are_gone_changes_nothing(ledger: sqlite3.Connection) -> None:
+    """Guarantee: what was ordered on a snapshot takes the place of just those runs or of none."""
+    for segment in range(1, 17):
+        append_claims(ledger, segment, [make_key(segment)], [0], {DAY})
+    merge = claim_runs._prepare_merge(ledger)
+    assert merge is not None
+    merge_claims(ledger)
+    before = list_runs(ledger)
+    assert not claim_runs._save_merge(ledger, merge)
+    assert list_runs(ledger) == before

@@ -219,6 +219,35 @@ def test_many_records_do_not_wait_for_the_hour(books: TestBooks, monkeypatch: py
     assert compactor.run(NOW + SECOND) == 4
 
 
+def test_ids_do_not_wait_for_the_records(books: TestBooks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of a burst an id leads to its segment by a file; the dearer records wait for its end."""
+    monkeypatch.setattr(compaction, "_IDS_WAITING_MAX", 9)
+    compactor = Compactor(books.store)
+    for start in range(0, 12, 4):
+        post_batches(books, start, 4)
+        assert compactor.run(NOW + SECOND) == 0
+    assert list_rows(books, RECORDS) == []
+    assert [row.segment_last for row in list_rows(books, IDS)] == [4, 8, 12]
+    paths = [books.folder / "parquet" / row.name for row in list_rows(books, IDS)]
+    assert all(row["segment_id"] in find_segments(paths, [row["event_id"].encode()]) for row in read_segments(books))
+    assert verify(books.store.path).findings == []
+    compactor.compact_all()
+    assert len(list_rows(books, IDS)) == 3, "nothing twice"
+    assert read_files(books) == read_segments(books)
+
+
+def test_ids_of_a_ledger_from_before_their_mark_go_on_from_the_records(books: TestBooks) -> None:
+    """Files of an earlier version hold the ids of their segments: no id is missed, and none is written again."""
+    post_batches(books, 0, 3)
+    Compactor(books.store).compact_all()
+    books.store.transact(lambda connection: connection.execute("DELETE FROM high_water WHERE name = 'ids'"))
+    post_batches(books, 3, 3)
+    Compactor(books.store).run(NOW + HOUR_NANOS)
+    assert [(row.segment_first, row.segment_last) for row in list_rows(books, IDS)] == [(1, 3), (4, 6)]
+    assert read_files(books) == read_segments(books)
+    assert verify(books.store.path).findings == []
+
+
 def test_a_file_that_somebody_may_be_reading_stays_for_an_hour(
     books: TestBooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,7 @@ DAMAGE = [
     ("UPDATE high_water SET segment_id = 2 WHERE name = 'stripe'", "stripe_window", None),
     ("UPDATE high_water SET segment_id = 99 WHERE name = 'parquet'", "high_water parquet", REPLAY),
     ("UPDATE high_water SET segment_id = 2 WHERE name = 'parquet'", "derived_file", REPLAY),
+    ("UPDATE high_water SET segment_id = 99 WHERE name = 'ids'", "high_water ids", REPLAY),
     ("UPDATE high_water SET segment_id = 99 WHERE name = 'open'", "high_water open", REPLAY),
     ("UPDATE open_event SET event_id = 'nobody'", "open_event unpriced nobody", REPLAY),
     ("DELETE FROM open_event", "open_event unpriced", REPLAY),

@@ -23,11 +23,15 @@ from otelbill_collector.ledger.journal import list_tables
 from otelbill_collector.ledger.repricing import Repriced, Scope, sum_repriced
 from otelbill_collector.ledger.segments import build_record
 from otelbill_collector.rules import RuleSet
-from otelbill_collector.simulation import forecast_period, list_forecasts, render_simulation, simulate, split_by_use
+from otelbill_collector.simulation import (
+    Simulated,
+    render_simulation,
+    simulate,
+    split_by_use,
+)
 from tests.books import NOW, TestBooks
 from tests.spans import SECOND, T0, TestSpan, chat
 
-DAY = 86_400 * SECOND
 CHEAPER = RateCard(
     prices=(
         ChargePrice("input_tokens", parse_unit_price("0.10", 1_000_000)),
@@ -51,7 +55,7 @@ def quiet(done: int, total: int) -> None:
 
 def sums(books: TestBooks, rater: Rater, scope: Scope | None = None) -> dict[str | None, Repriced]:
     """Simulate."""
-    return books.store.read(lambda connection: simulate(connection, rater, scope or Scope(), quiet))
+    return books.store.read(lambda connection: simulate(connection, rater, scope or Scope(), quiet)).events
 
 
 def rerate(books: TestBooks, rater: Rater, scope: Scope | None = None) -> int:
@@ -69,7 +73,7 @@ def test_a_simulation_shows_both_cards_side_by_side(books: TestBooks) -> None:
     assert (found.booked_charge_attos, found.charge_attos) == (parse_attos("0.000027"), parse_attos("0.00002"))
     assert found.booked_cost_attos == found.cost_attos == parse_attos("0.000027")
     assert (found.events, found.changed, found.uncharged) == (1, 1, 0)
-    shown = render_simulation(sums(books, Rater(CHEAPER)), "USD")
+    shown = render_simulation(Simulated(sums(books, Rater(CHEAPER))), "USD")
     assert shown["total"]["difference"] == "-0.000007"
     assert shown["total"]["margin"] == "-0.000007"
     assert len(list(books.store.read(lambda connection: list(list_tables(connection, 0))))) == 1
@@ -130,11 +134,10 @@ def test_a_charge_given_by_hand_stays_under_any_card(books: TestBooks) -> None:
 def test_light_median_and_heavy_users_are_quarters_by_cost() -> None:
     """Of eight customers the two cheapest are light and the two dearest heavy; nobody is not a customer."""
     found: dict[str | None, Repriced] = {f"c{cost}": Repriced(cost_attos=cost) for cost in range(8)}
-    split = split_by_use({**found, None: Repriced(cost_attos=99)})
-    assert {name: [item.cost_attos for item in items] for name, items in split.items()} == {
-        "light": [0, 1],
-        "median": [2, 3, 4, 5],
-        "heavy": [6, 7],
+    assert split_by_use({**found, None: Repriced(cost_attos=99)}) == {
+        "light": ["c0", "c1"],
+        "median": ["c2", "c3", "c4", "c5"],
+        "heavy": ["c6", "c7"],
     }
 
 
@@ -177,7 +180,7 @@ def test_sums_by_columns_are_the_sums_of_events(
                      ended=ended, attributes=extra)
             )  # fmt: skip
         books.post(TestSpan("p", {"otelbill.meter": "pages", "otelbill.quantity": 3, "otelbill.customer.id": "acme"}))
-        by_columns = books.store.read(lambda connection: sum_repriced(connection, rater, Scope(), quiet))
+        by_columns = books.store.read(lambda connection: sum_repriced(connection, rater, Scope(), quiet).sums)
         one_by_one: dict[str | None, list[int]] = {}
         for record in _records(books):
             if record.amounts.state in (RatingState.RATED, RatingState.UNPRICED):
@@ -191,31 +194,6 @@ def test_sums_by_columns_are_the_sums_of_events(
             customer: [found.events, found.charge_attos, found.cost_attos, found.uncharged]
             for customer, found in by_columns.items()
         } == one_by_one
-
-
-def test_the_forecast_of_equal_days_has_no_range() -> None:
-    """Ten days of 5 each and half a month to go: 50 so far, 50 + 15 x 5 in the end, and nothing speaks for others."""
-    found = forecast_period([5] * 10, 50, now_nanos=0, to_nanos=15 * DAY)
-    assert found is not None
-    assert (found.expected, found.low, found.high, found.days) == (125, 125, 125, 10)
-
-
-def test_the_range_of_a_forecast_worked_by_hand() -> None:
-    """Days of 0 and 10 in turn: mean 5, deviation 5. Four left, of eight known: 5 x sqrt(4 + 16/8) x 1.2816 = 15.69.
-
-    So 20 +- 15, since the half width is cut to a whole number.
-    """
-    found = forecast_period([0, 10] * 4, 0, now_nanos=0, to_nanos=4 * DAY)
-    assert found is not None
-    assert (found.low, found.expected, found.high) == (5, 20, 35)
-
-
-def test_no_forecast_without_a_whole_day(books: TestBooks) -> None:
-    """A run rate of some hours is a guess; the next day it is not."""
-    books.post(chat("a"))
-    assert books.store.read(lambda connection: list_forecasts(connection, NOW)) == []
-    (row,) = books.store.read(lambda connection: list_forecasts(connection, NOW + DAY))
-    assert (row["customer"], row["so_far"], row["days"]) == ("acme", "0.000027", 1)
 
 
 def _records(books: TestBooks) -> list[Any]:
