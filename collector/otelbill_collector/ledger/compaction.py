@@ -250,17 +250,13 @@ class Compactor:
         return True
 
     def trim(self, now_nanos: int) -> None:
-        """Let the files hold nothing of segments that retention has emptied. Raises Cancelled.
-
-        Where ids lead to such a segment, nothing is found there; those files go with the last of their segments.
-        """
+        """Let the files hold nothing of segments that retention has emptied. Raises Cancelled."""
         pruned = self._store.read(find_pruned)
         if self._store.read(partial(find_pruned, mark=TRIMMED)) >= pruned:
             return
         old = [row for row in self._store.read(list_files) if row.segment_first <= pruned]
-        crossing = [row for row in old if row.segment_last > pruned]
-        gone = [row for row in old if row not in crossing or row.kind == RECORDS]
-        kept = [self._cut(row, pruned) for row in crossing if row.kind == RECORDS]
+        gone = [row for row in old if row.segment_last <= pruned or row.kind == RECORDS]
+        kept = [self._cut(row, pruned) for row in gone if row.segment_last > pruned]
 
         def register(connection: sqlite3.Connection) -> None:
             connection.executemany("DELETE FROM derived_file WHERE name = ?", [(row.name,) for row in gone])
@@ -271,14 +267,9 @@ class Compactor:
         for row in gone:  # a reader may have listed them: they are swept an hour from now
             os.utime(self._folder.joinpath(row.name), ns=(now_nanos, now_nanos))
 
-    def _cut(self, row: FileRow, pruned: int) -> FileRow:
-        """The file without what came from segments up to `pruned`, which may leave nothing."""
-        source, span = self._folder.joinpath(row.name), (pruned + 1, row.segment_last)
-
-        def write(path: Path) -> int:
-            return cut_records(path, source, pruned, self._stopped.is_set)
-
-        return self._write(RECORDS, row.day, row.level, span, write)
+    def _cut(self, row: FileRow, after: int) -> FileRow:
+        write = partial(cut_records, source=self._folder.joinpath(row.name), after=after, stop=self._stopped.is_set)
+        return self._write(RECORDS, row.day, row.level, (after + 1, row.segment_last), write)
 
     def _write(self, kind: str, day: int, level: int, span: tuple[int, int], write: Callable[[Path], int]) -> FileRow:
         place = "mixed" if day == MIXED_DAY else format_instant(day * DAY_NANOS)[:10]

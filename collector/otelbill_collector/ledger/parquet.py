@@ -162,12 +162,12 @@ def merge_records(path: Path, sources: Sequence[Path], is_cancelled: Callable[[]
     return count
 
 
-def cut_records(path: Path, source: Path, after: int, is_cancelled: Callable[[], bool]) -> int:
+def cut_records(path: Path, source: Path, after: int, stop: Callable[[], bool]) -> int:
     """Write those records of a file that come from segments past `after`; returns how many. Raises Cancelled."""
     count = 0
     with pq.ParquetFile(source) as file, _open_writer(path) as writer:
         for number in range(file.num_row_groups):
-            if is_cancelled():
+            if stop():
                 raise Cancelled
             part = file.read_row_group(number)
             part = part.filter(pc.greater(part[SEGMENT_ID], after))
