@@ -26,7 +26,7 @@ ALLOWED = {
     "listeners": {"config", "receive"},
     "rules": {"domain", "decode", "span_rating"},
     "span_rating": {"domain", "native"},
-    "jobs": set(),
+    "jobs": {"domain"},
     "explanation": {"domain", "ledger"},
     "offline": {"domain", "decode", "ledger", "rules", "explanation"},
     "dialect_guide": {"decode"},
