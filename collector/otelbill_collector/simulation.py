@@ -1,6 +1,6 @@
-"""What history would have earned under another rate card, and what a month will. Owns comparison and forecast.
+"""What history would have earned under another rate card: events and whole billing periods on both sides, exactly.
 
-Nothing is written. Amounts of a simulation are exact; a forecast is an estimate and says its range.
+Owns the comparison; nothing is written. Sums by columns are `ledger.repricing`'s, statements `domain.statements`'.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from math import isqrt
 from typing import Any
 
 from otelbill_collector.domain.ids import digest_parts
-from otelbill_collector.domain.instants import DAY_NANOS, floor_slice, format_instant, parse_instant
 from otelbill_collector.domain.invoices import format_exact
-from otelbill_collector.domain.money import format_attos, parse_attos
+from otelbill_collector.domain.money import format_attos
 from otelbill_collector.domain.periods import Period
 from otelbill_collector.domain.rating import Rater
 from otelbill_collector.domain.statements import count_committed, make_statement
@@ -34,11 +32,9 @@ from otelbill_collector.ledger.repricing import (
     Uses,
     sum_repriced,
 )
-from otelbill_collector.ledger.rollups import UsageQuery, load_usage
 
 Json = dict[str, Any]  # answers are printed as JSON
 
-_RATE_DAYS = 28  # whole weeks, since most usage has a weekly rhythm
 GROUPS = ("light", "median", "heavy")
 
 
@@ -121,8 +117,8 @@ def _state_periods(
     begun = {item.customer_id for item in invoices if since is not None and item.start_nanos < since}
     kept = closed if agreements.keep_closed else {}
     sides = (
-        _Side(_Versions(agreements.booked, {}, connection), agreements.booked, found.booked, closed),
-        _Side(_Versions(agreements.then, found.bodies, connection), agreements.then, found.then, kept),
+        _Side(PriceContents(agreements.booked, {}, connection), agreements.booked, found.booked, closed),
+        _Side(PriceContents(agreements.then, found.bodies, connection), agreements.then, found.then, kept),
     )
     sums: dict[str | None, PeriodSums] = {}
     for customer, periods in _list_stated(found, scope, agreements, invoices).items():
@@ -153,7 +149,7 @@ def _list_stated(
     }
 
 
-class _Versions(dict[str, Mapping[str, Any]]):
+class PriceContents(dict[str, Mapping[str, Any]]):
     """Contents of price versions by id: those of a card, those that were found, and those of the ledger."""
 
     def __init__(self, rules: BillingRules, bodies: Mapping[str, str], connection: sqlite3.Connection) -> None:
@@ -268,75 +264,3 @@ def _render(found: Repriced, periods: PeriodSums) -> Json:
         "unpriced": found.uncharged,
         "changed": found.changed,
     }
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """What a period will come to. Attos; `low` to `high` holds four times of five if days are independent."""
-
-    so_far: int
-    expected: int
-    low: int
-    high: int
-    days: int  # whole days that the run rate was taken from
-
-
-def forecast_period(daily: Sequence[int], so_far: int, *, now_nanos: int, to_nanos: int) -> Forecast | None:
-    """From the charges of the last whole days (oldest first) to those of a period that ends at `to_nanos`.
-
-    The run rate is their mean. The range is 1.2816 standard deviations of the sum of the days that are left, whose mean
-    is known from those days only. None without a whole day. Integers throughout, so the same history has one forecast.
-    """
-    if not daily:
-        return None
-    left, days = max(0, to_nanos - now_nanos), len(daily)
-    total = sum(daily)
-    expected = so_far + total * left // (days * DAY_NANOS)
-    spread = sum((days * amount - total) ** 2 for amount in daily)  # days^3 x variance
-    reach = left * DAY_NANOS * days + left * left  # (days left + their square / days) x days x DAY_NANOS^2
-    half = isqrt(spread * reach * 12_816**2 // (days**4 * DAY_NANOS**2)) // 10_000
-    return Forecast(so_far, expected, max(so_far, expected - half), expected + half, days)
-
-
-def render_forecast(customer: str | None, currency: str | None, found: Forecast, to_nanos: int) -> Json:
-    """A forecast as JSON values."""
-    return {
-        "customer": customer,
-        "currency": currency,
-        "to": format_instant(to_nanos),
-        "so_far": format_attos(found.so_far),
-        "expected": format_attos(found.expected),
-        "low": format_attos(found.low),
-        "high": format_attos(found.high),
-        "days": found.days,
-    }
-
-
-def list_forecasts(connection: sqlite3.Connection, now_nanos: int, customer: str | None = None) -> list[Json]:
-    """One forecast of the current calendar month (UTC) for each customer and currency with a whole day of usage."""
-    today = floor_slice(now_nanos, DAY_NANOS)
-    month_start, month_end = _find_month(now_nanos)
-    since = min(month_start, today - _RATE_DAYS * DAY_NANOS)
-    where = {} if customer is None else {"customer": customer}
-    rows = load_usage(connection, UsageQuery(("customer", "day"), from_nanos=since, where=where))
-    series: dict[tuple[str, str], dict[int, int]] = {}
-    for row in rows:
-        if row["customer"] is not None and row["currency"] is not None:
-            days = series.setdefault((row["customer"], row["currency"]), {})
-            days[parse_instant(row["day"])] = parse_attos(row["charge"])
-    found = []
-    for (name, currency), days in sorted(series.items()):
-        first = max(min(days), today - _RATE_DAYS * DAY_NANOS)
-        daily = [days.get(day, 0) for day in range(first, today, DAY_NANOS)]
-        so_far = sum(amount for day, amount in days.items() if day >= month_start)
-        forecast = forecast_period(daily, so_far, now_nanos=now_nanos, to_nanos=month_end)
-        if forecast is not None:
-            found.append(render_forecast(name, currency, forecast, month_end))
-    return found
-
-
-def _find_month(now_nanos: int) -> tuple[int, int]:
-    """The calendar month (UTC) of an instant, [start, end)."""
-    year, month = (int(part) for part in format_instant(now_nanos)[:7].split("-"))
-    following = f"{year + month // 12:04d}-{month % 12 + 1:02d}-01"
-    return parse_instant(f"{year:04d}-{month:02d}-01"), parse_instant(following)

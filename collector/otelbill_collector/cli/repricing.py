@@ -1,4 +1,4 @@
-"""`otelbill simulate`, `rerate` and `forecast`: other prices over what is booked, and what a month will come to."""
+"""`otelbill simulate`, `rerate` and `forecast`: other prices over what is booked, and what a period will come to."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ from otelbill_collector.config import Config
 from otelbill_collector.config.process import load_process_config, load_process_prices
 from otelbill_collector.domain.rating import Rater
 from otelbill_collector.domain.statements import UnknownVersion
+from otelbill_collector.forecast import list_forecasts
 from otelbill_collector.ledger.repricing import Scope
-from otelbill_collector.simulation import Agreements, identify_prices, list_forecasts, render_simulation, simulate
+from otelbill_collector.simulation import Agreements, identify_prices, render_simulation, simulate
 
 Json = dict[str, Any]
 
@@ -184,9 +185,10 @@ def rerate(
 def forecast(
     customer: str | None, at_nanos: int | None, config_path: Path | None, data_dir: Path | None, as_json: bool
 ) -> None:
-    """What the current calendar month (UTC) will come to, from the run rate of the last 28 whole days, with its range.
+    """What each customer's billing period will come to, from the run rate of the last 28 whole days, with its range.
 
-    An estimate: in four months of five the charge lies from `low` to `high`, if days are alike.
+    With period charges, fees, discounts, minimums and commitments, before credits. `so_far` is exact. The rest is an
+    estimate: in four periods of five the charge lies from `low` to `high`, if days are alike.
 
     \b
     Examples:
@@ -197,10 +199,14 @@ def forecast(
 
     config = require_config(config_path, data_dir)
     now = read_clock() if at_nanos is None else at_nanos
-    rows = read_ledger(config, lambda connection: list_forecasts(connection, now, customer))
+    rules = build_billing_rules(config)
+    try:
+        rows = read_ledger(config, lambda connection: list_forecasts(connection, rules, now, customer))
+    except UnknownVersion as error:
+        raise click.ClickException(str(error)) from error
     if as_json:
         print_json_lines(rows)
         return
-    columns = ("customer", "currency", "so_far", "expected", "low", "high", "days")
+    columns = ("customer", "period", "currency", "so_far", "expected", "low", "high", "days")
     cells = ([row[name] for name in columns] for row in rows)
-    print_table("this month", columns, cells, right=columns[2:])
+    print_table("the billing period under way", columns, cells, right=columns[3:])

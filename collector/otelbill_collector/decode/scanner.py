@@ -137,7 +137,7 @@ class Scanner:
     def _leave_all(self, bodies: Sequence[bytes]) -> Scanned:
         count = len(bodies)
         none = np.zeros(count, dtype=np.int64)
-        raw = native.Raw(none, none, *native.make_columns(0))
+        raw = native.Raw(none, none, *native.make_columns(0)[0])
         columns, numbers = self._build_columns(raw), raw.rows["number"]
         return Scanned(columns, numbers, none, none, {}, {}, tuple(range(count)), bodies, {})
 
@@ -315,24 +315,41 @@ def list_names(span: bytes) -> tuple[bytes, ...]:
 
 def build_rest(body: bytes, records: Sequence[Record]) -> bytes:
     """One export request of spans of another, each under its own resource and scope."""
-    parts: list[bytes] = []
-    for resource, in_resource in groupby(records, key=lambda record: record[5:7]):
-        scopes: list[bytes] = [_write_field(b"\x0a", _cut(body, *resource))]
-        for scope, in_scope in groupby(in_resource, key=lambda record: record[7:9]):
-            spans = [_write_field(b"\x12", body[record[3] : record[3] + record[4]]) for record in in_scope]
-            scopes.append(_write_field(b"\x12", _write_field(b"\x0a", _cut(body, *scope)) + b"".join(spans)))
-        parts.append(_write_field(b"\x0a", b"".join(scopes)))
-    return b"".join(parts)
+    resources: list[bytes] = []
+    scopes: list[bytes] = []
+    spans: list[bytes] = []
+    last_resource = last_scope = (-1, -1)
+    for _, _, _, start, size, resource_start, resource_size, scope_start, scope_size in records:
+        resource, scope = (resource_start, resource_size), (scope_start, scope_size)
+        if resource != last_resource or scope != last_scope:
+            _close(spans, scopes)
+            if resource != last_resource:
+                _close(scopes, resources, b"\x0a")
+                scopes += (_write_head(b"\x0a", resource_size), body[resource_start : resource_start + resource_size])
+            spans += (_write_head(b"\x0a", scope_size), body[scope_start : scope_start + scope_size])
+            last_resource, last_scope = resource, scope
+        spans += (_write_head(b"\x12", size), body[start : start + size])
+    _close(spans, scopes)
+    _close(scopes, resources, b"\x0a")
+    return b"".join(resources)
 
 
-def _cut(body: bytes, start: int, size: int) -> bytes:
-    return body[start : start + size]
+def _close(parts: list[bytes], into: list[bytes], tag: bytes = b"\x12") -> None:
+    """Put a message that is complete into the one around it."""
+    if parts:
+        content = b"".join(parts)
+        into += (_write_head(tag, len(content)), content)
+        parts.clear()
 
 
-def _write_field(tag: bytes, content: bytes) -> bytes:
-    size, head = len(content), bytearray(tag)
+def _write_head(tag: bytes, size: int) -> bytes:
+    if size < 0x80:
+        return tag + bytes((size,))
+    if size < 0x4000:
+        return tag + bytes((size & 0x7F | 0x80, size >> 7))
+    head = bytearray(tag)
     while size >= 0x80:
         head.append(size & 0x7F | 0x80)
         size >>= 7
     head.append(size)
-    return bytes(head) + content
+    return bytes(head)

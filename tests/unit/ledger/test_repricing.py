@@ -25,8 +25,6 @@ from otelbill_collector.ledger.segments import build_record
 from otelbill_collector.rules import RuleSet
 from otelbill_collector.simulation import (
     Simulated,
-    forecast_period,
-    list_forecasts,
     render_simulation,
     simulate,
     split_by_use,
@@ -34,7 +32,6 @@ from otelbill_collector.simulation import (
 from tests.books import NOW, TestBooks
 from tests.spans import SECOND, T0, TestSpan, chat
 
-DAY = 86_400 * SECOND
 CHEAPER = RateCard(
     prices=(
         ChargePrice("input_tokens", parse_unit_price("0.10", 1_000_000)),
@@ -197,31 +194,6 @@ def test_sums_by_columns_are_the_sums_of_events(
             customer: [found.events, found.charge_attos, found.cost_attos, found.uncharged]
             for customer, found in by_columns.items()
         } == one_by_one
-
-
-def test_the_forecast_of_equal_days_has_no_range() -> None:
-    """Ten days of 5 each and half a month to go: 50 so far, 50 + 15 x 5 in the end, and nothing speaks for others."""
-    found = forecast_period([5] * 10, 50, now_nanos=0, to_nanos=15 * DAY)
-    assert found is not None
-    assert (found.expected, found.low, found.high, found.days) == (125, 125, 125, 10)
-
-
-def test_the_range_of_a_forecast_worked_by_hand() -> None:
-    """Days of 0 and 10 in turn: mean 5, deviation 5. Four left, of eight known: 5 x sqrt(4 + 16/8) x 1.2816 = 15.69.
-
-    So 20 +- 15, since the half width is cut to a whole number.
-    """
-    found = forecast_period([0, 10] * 4, 0, now_nanos=0, to_nanos=4 * DAY)
-    assert found is not None
-    assert (found.low, found.expected, found.high) == (5, 20, 35)
-
-
-def test_no_forecast_without_a_whole_day(books: TestBooks) -> None:
-    """A run rate of some hours is a guess; the next day it is not."""
-    books.post(chat("a"))
-    assert books.store.read(lambda connection: list_forecasts(connection, NOW)) == []
-    (row,) = books.store.read(lambda connection: list_forecasts(connection, NOW + DAY))
-    assert (row["customer"], row["so_far"], row["days"]) == ("acme", "0.000027", 1)
 
 
 def _records(books: TestBooks) -> list[Any]:
