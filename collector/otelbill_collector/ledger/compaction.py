@@ -167,10 +167,13 @@ class Compactor:
 
     def compact_all(self, advance: Callable[[int], None] = lambda _: None) -> None:
         """Compact every segment, whatever its age; `advance` is told the last segment of each step."""
-        for kind in (IDS, RECORDS):
-            while (step := self._plan(kind)) is not None:
+        waiting = True
+        while waiting:
+            steps = [step for kind in (IDS, RECORDS) if (step := self._plan(kind)) is not None]
+            for step in steps:
                 self._compact(step)
-                advance(step.last if kind == RECORDS else 0)
+                advance(step.last)
+            waiting = bool(steps)
 
     def _plan(self, kind: str, now_nanos: int | None = None) -> Step | None:
         return self._store.read(lambda connection: _plan_step(connection, kind, now_nanos))
