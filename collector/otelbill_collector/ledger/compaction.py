@@ -22,17 +22,10 @@ import numpy as np
 import pyarrow as pa
 
 from otelbill_collector.domain.instants import DAY_NANOS, HOUR_NANOS, NANOS, format_instant
+from otelbill_collector.ledger.cuts import cut_records
 from otelbill_collector.ledger.identifiers import INDEXED, make_entries, merge_entries, write_entries
 from otelbill_collector.ledger.journal import find_high_water, list_tables, save_high_water
-from otelbill_collector.ledger.parquet import (
-    SOURCES,
-    Cancelled,
-    cut_records,
-    gather_rows,
-    merge_records,
-    order_rows,
-    write_records,
-)
+from otelbill_collector.ledger.parquet import SOURCES, Cancelled, gather_rows, merge_records, order_rows, write_records
 from otelbill_collector.ledger.sqlite import SqliteStore
 from otelbill_collector.ledger.sums import Int64s, read_integers
 from otelbill_collector.ledger.tombstones import FILES as TRIMMED

@@ -131,7 +131,7 @@ def _encode_hex(column: pa.Array) -> pa.Array:
 
 def write_records(path: Path, rows: pa.Table, order: Int64s) -> int:
     """Write gathered rows in an order as a Parquet file; returns how many. Only a row group is in memory once more."""
-    with _open_writer(path) as writer:
+    with open_writer(path) as writer:
         for start in range(0, len(order), _ROW_GROUP):
             part = rows.take(pa.array(order[start : start + _ROW_GROUP]))
             columns = [_build_column(part, field) for field in RECORDS]
@@ -144,7 +144,7 @@ def merge_records(path: Path, sources: Sequence[Path], is_cancelled: Callable[[]
     files = [pq.ParquetFile(source) for source in sources]
     count, waiting, held = 0, [], 0
     try:
-        with _open_writer(path) as writer:
+        with open_writer(path) as writer:
             for part in _merge_sorted([file.iter_batches(_MERGE_BATCH) for file in files]):
                 if is_cancelled():
                     raise Cancelled
@@ -162,22 +162,8 @@ def merge_records(path: Path, sources: Sequence[Path], is_cancelled: Callable[[]
     return count
 
 
-def cut_records(path: Path, source: Path, after: int, stop: Callable[[], bool]) -> int:
-    """Write those records of a file that come from segments past `after`; returns how many. Raises Cancelled."""
-    count = 0
-    with pq.ParquetFile(source) as file, _open_writer(path) as writer:
-        for number in range(file.num_row_groups):
-            if stop():
-                raise Cancelled
-            part = file.read_row_group(number)
-            part = part.filter(pc.greater(part[SEGMENT_ID], after))
-            if part.num_rows:
-                writer.write_table(part, row_group_size=part.num_rows)
-            count += part.num_rows
-    return count
-
-
-def _open_writer(path: Path) -> pq.ParquetWriter:
+def open_writer(path: Path) -> pq.ParquetWriter:
+    """Where records are written in their order, a row group at a time."""
     return pq.ParquetWriter(
         path,
         RECORDS,
