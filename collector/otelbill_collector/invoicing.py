@@ -33,6 +33,7 @@ from otelbill_collector.domain.statements import UsageSum, count_committed, make
 from otelbill_collector.domain.terms import COMMITMENT, Term, render_term, resolve_terms
 from otelbill_collector.ledger.journal import find_last_segment, find_price_version, save_price_versions
 from otelbill_collector.ledger.periods import Invoice, InvoiceEvent, append_invoice, list_invoices
+from otelbill_collector.ledger.tombstones import find_floor
 from otelbill_collector.ledger.usage_sums import Blocker, has_records, list_blockers, load_usage_sums
 
 Json = dict[str, Any]  # Any: JSON values
@@ -175,6 +176,7 @@ class Drafting:
         self._rules = rules
         self._customer_id = customer_id
         self._history = _History(list_invoices(connection, customer_id=customer_id))
+        self._floor_nanos = find_floor(connection)
         self._spent: dict[int, Fraction] = {}  # start of a period -> what of it counts towards commitments
         self._versions: dict[str, Json] = {
             charge.version.version_id: dict(charge.version.read_body()) for charge in rules.card.charges
@@ -234,6 +236,8 @@ class Drafting:
         return list_differences(self._state_period(period, terms), invoiced)
 
     def _is_settled(self, period: Period, terms: Sequence[Term]) -> bool:
+        if period.end_nanos <= self._floor_nanos:  # nothing was left to invoice when it became final
+            return True
         mark = self._history.find_settled_mark(period)
         if mark is None or any(term.section == COMMITMENT for term in terms):
             return False

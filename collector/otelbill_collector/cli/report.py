@@ -143,6 +143,8 @@ def explain(identifier: str, config_path: Path | None, data_dir: Path | None, as
     if found["stripe"]:
         rows = ([row[name] for name in names] for row in found["stripe"])
         print_table("Stripe intents (one is the sum of a window)", columns, rows, right=("window", "value"))
+    if found["pruned"]:
+        click.echo(f"note: {found['pruned']}; records of it are not shown", err=True)
 
 
 _INVOICE_FIELDS = ("invoice_id", "state", "customer_id", "period", "from", "to", "total", "currency")
