@@ -91,7 +91,7 @@ def sum_demands(connection: sqlite3.Connection, customer_id: str, *, upto: int) 
     """A customer's rated usage as the segments up to one say it, in order. Raises EvidencePruned."""
     sums: Sums = {}
     prices = PriceReader(connection)
-    for segment_id, table in list_tables(connection, 0):
+    for segment_id, table in list_tables(connection, 0, columns=_COLUMNS):
         if segment_id > upto:
             break
         add_table(table.filter(pc.equal(table["customer_id"], customer_id)), prices, sums)
