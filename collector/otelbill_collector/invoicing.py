@@ -356,7 +356,8 @@ def list_remedies(blocker: Blocker) -> list[str]:
     if blocker.state == "held":
         return [f'otelbill resolve {event_id} --input-tokens N --output-tokens N --reason "..."', void]
     names = " ".join(name for name in (blocker.provider, blocker.model) if name)
-    card = f"add a price for {names or 'its units'} to rate_card.prices, then start otelbill collector again"
+    what = names or "its units, which `otelbill held` shows,"
+    card = f"add a price for {what} to rate_card.prices, then start otelbill collector again"
     return [card, f'otelbill adjust {event_id} --charge AMOUNT --reason "..."', void]
 
 
