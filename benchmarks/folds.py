@@ -32,7 +32,7 @@ from otelbill_collector.ledger.journal import chain_digest
 from otelbill_collector.ledger.meters import Metering, prepare_meters, save_meters
 from otelbill_collector.ledger.openings import prepare_openings, save_openings
 from otelbill_collector.ledger.rollups import prepare_fold, save_fold
-from otelbill_collector.ledger.segments import SCHEMA
+from otelbill_collector.ledger.segment_schema import SCHEMA
 from otelbill_collector.ledger.sqlite import SqliteStore
 
 START = parse_instant("2026-11-02T10:20:00Z")

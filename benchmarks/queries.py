@@ -32,7 +32,7 @@ from otelbill_collector.ledger.lineage import list_suspense, list_unsettled
 from otelbill_collector.ledger.openings import fold_openings
 from otelbill_collector.ledger.queries import QueryLimits, open_query
 from otelbill_collector.ledger.rollups import UsageQuery, fold_rollups, load_usage
-from otelbill_collector.ledger.segments import SCHEMA
+from otelbill_collector.ledger.segment_schema import SCHEMA
 from otelbill_collector.ledger.sqlite import LEDGER_NAME, SqliteStore
 
 START = parse_instant("2026-11-01")

@@ -37,7 +37,8 @@ from otelbill_collector.ledger.claim_runs import append_claims
 from otelbill_collector.ledger.journal import Encoded, append_encoded, save_price_versions
 from otelbill_collector.ledger.repricing import Scope
 from otelbill_collector.ledger.rollups import prepare_fold, save_fold
-from otelbill_collector.ledger.segments import SCHEMA, encode_batches, fit_columns
+from otelbill_collector.ledger.segment_schema import SCHEMA
+from otelbill_collector.ledger.segments import encode_batch, fit_columns
 from otelbill_collector.ledger.sqlite import LEDGER_NAME, SqliteStore
 from otelbill_collector.rules import RuleSet, claim_keys
 from otelbill_collector.simulation import simulate
@@ -265,7 +266,7 @@ def _build_segment(
         "cost": _encode_amounts(amounts[0]),
         "charge": _encode_amounts(amounts[1]),
     }
-    body = encode_batches([_build_batch(columns, count)])
+    body = encode_batch(_build_batch(columns, count))
     keys = [key for trace, response in zip(traces, responses, strict=True)
             for key in (derive_trace_key(trace), derive_response_key(response))]  # fmt: skip
     return Encoded(body, int(ended[0]), int(ended[-1]), count), keys

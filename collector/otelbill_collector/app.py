@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import logging
-import os
 import secrets
 import signal
 import sqlite3
@@ -14,12 +12,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from otelbill_collector.announcement import announce, withdraw
 from otelbill_collector.audit import build_metering, find_damage
 from otelbill_collector.billing import Billing
 from otelbill_collector.commands import build_operate
@@ -65,7 +62,8 @@ from otelbill_collector.listeners import (
 from otelbill_collector.operations import NoStripe, Operations, OtherPrices, StripeDesk, render_status
 from otelbill_collector.pipeline import Carried, Limits, Request, Stages, carry_batch
 from otelbill_collector.receive.admission import Admission, ReceiveLimits
-from otelbill_collector.receive.connections import ConnectionBook
+from otelbill_collector.receive.connections import BoundedProtocol, ConnectionBook
+from otelbill_collector.receive.direct import DirectListener
 from otelbill_collector.receive.grpc import OtlpGrpc, build_server
 from otelbill_collector.receive.http import OtlpHttp
 from otelbill_collector.rules import RuleSet, claim_keys
@@ -73,7 +71,6 @@ from otelbill_collector.web.api import ApiHandlers, build_api
 
 _log = logging.getLogger("otelbill")
 
-ADDRESS_FILE = "sidecar.json"
 _BATCH_BYTES_MAX = 8 * 1024 * 1024
 _JOBS_SECONDS = 1.0
 _GRPC_STOP_SECONDS = 5.0
@@ -160,14 +157,6 @@ def open_operations(config: Config) -> Iterator[Operations]:
         store.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Announced:
-    """host:port of an API, and which start of a sidecar announced it (None: a version that did not say)."""
-
-    api: str
-    instance: str | None
-
-
 class Sidecar:
     """Receivers, writer, jobs, forwarder and API of one process."""
 
@@ -186,7 +175,7 @@ class Sidecar:
             except LedgerUnavailable as error:
                 problems.append(str(error))
             else:
-                self._withdraw()  # what a killed sidecar left; this one is announced when it answers
+                withdraw(config.data_dir)  # what a killed sidecar left; this one is announced when it answers
                 problems.extend(find_damage(self._store))
                 if problems:
                     self._store.close()
@@ -305,8 +294,10 @@ class Sidecar:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        http = QuietServer(OtlpHttp(self._submit, self._admission, self._metrics.count_request), self._books[0])
-        api = QuietServer(build_api(self._build_handlers(), hosts=list_api_hosts(config)), self._books[1])
+        door = OtlpHttp(self._submit, self._admission, self._metrics.count_request)
+        http = QuietServer(door, DirectListener(self._books[0], door))
+        pages = build_api(self._build_handlers(), hosts=list_api_hosts(config))
+        api = QuietServer(pages, partial(BoundedProtocol, self._books[1]))
         await server.start()
         tasks = [asyncio.create_task(item.serve(sockets=[bound])) for item, bound in zip((http, api), self._sockets,
                                                                                          strict=True)]  # fmt: skip
@@ -315,7 +306,8 @@ class Sidecar:
                 await asyncio.sleep(0.01)
             if any(task.done() for task in tasks):
                 raise CannotStart(["a listener ended while it started; the log says why"])
-            self._announce()
+            announce(config.data_dir, str(config.listen.api), self._instance)
+            self._ready.set()
             gc.freeze()
             gc.set_threshold(*_GC_THRESHOLDS)
             sys.setswitchinterval(_SWITCH_SECONDS)
@@ -326,12 +318,6 @@ class Sidecar:
             http.should_exit = api.should_exit = True
             await server.stop(_GRPC_STOP_SECONDS)
             await asyncio.gather(*tasks)
-
-    def _announce(self) -> None:
-        """Tell the command line where the API of this ledger's sidecar is."""
-        address = {"api": str(self._config.listen.api), "pid": os.getpid(), "instance": self._instance}
-        (self._config.data_dir / ADDRESS_FILE).write_text(json.dumps(address))
-        self._ready.set()
 
     def _shut_down(self) -> None:
         self._close_sockets()
@@ -345,12 +331,8 @@ class Sidecar:
             self._forwarder.stop()
         if self._desk is not None:
             self._desk.exporter.close()
-        self._withdraw()
+        withdraw(self._config.data_dir)
         self._store.close()
-
-    def _withdraw(self) -> None:
-        with suppress(OSError):
-            (self._config.data_dir / ADDRESS_FILE).unlink()
 
     def _submit(self, body: bytes) -> Any:
         """Any: Future[Answer], named so by the receivers."""
@@ -421,12 +403,3 @@ class Sidecar:
             not_found=(NothingFound, UnknownEvent, UnknownGrant),
             refused=(NoStripe, OtherPrices, StripeProblem, NotHeld),
         )
-
-
-def find_sidecar(data_dir: Path) -> Announced | None:
-    """Where the sidecar that holds this ledger said that its API is."""
-    try:
-        found = json.loads((data_dir / ADDRESS_FILE).read_text())
-        return Announced(str(found["api"]), found.get("instance"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None

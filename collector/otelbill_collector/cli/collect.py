@@ -26,14 +26,15 @@ def run_collector(config_path: Path | None, data_dir: Path | None, log_level: st
       otelbill collector --config otelbill.yaml --data-dir /var/lib/otelbill
     """
     from otelbill_collector.app import Sidecar
-    from otelbill_collector.listeners import CannotStart
+    from otelbill_collector.listeners import CannotStart, find_loop_factory
 
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for name in ("httpx", "uvicorn", "stripe"):
         logging.getLogger(name).setLevel(logging.WARNING)
     config = require_config(config_path, data_dir)
     try:
-        asyncio.run(Sidecar(config).serve(lambda: _announce(config)))
+        with asyncio.Runner(loop_factory=find_loop_factory()) as runner:
+            runner.run(Sidecar(config).serve(lambda: _announce(config)))
     except CannotStart as error:
         problems = "\n".join(f"  - {problem}" for problem in error.problems)
         raise click.ClickException(f"the collector cannot start:\n{problems}") from error

@@ -11,7 +11,7 @@ from otelbill_collector.config import Config
 from otelbill_collector.ledger.sqlite import LEDGER_NAME, LedgerLocked, LedgerUnavailable
 
 if TYPE_CHECKING:
-    from otelbill_collector.app import Announced
+    from otelbill_collector.announcement import Announced
 
 _TIMEOUT_SECONDS = 120.0
 _LONG_SECONDS = 3_600.0
@@ -21,7 +21,8 @@ _WITHOUT_LEDGER = frozenset({"stripe-plan", "stripe-apply"})  # an account may b
 
 def operate_ledger(config: Config, name: str, arguments: dict[str, Any]) -> Any:
     """Run an operation by name; the answer is its JSON value. Raises ClickException with the reason."""
-    from otelbill_collector.app import find_sidecar, open_operations
+    from otelbill_collector.announcement import find_sidecar
+    from otelbill_collector.app import open_operations
     from otelbill_collector.commands import build_operate
     from otelbill_collector.export.stripe.client import StripePackageMissing
     from otelbill_collector.export.stripe.ports import StripeProblem

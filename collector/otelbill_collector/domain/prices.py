@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from functools import lru_cache
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from otelbill_collector.domain.ids import digest_parts
 from otelbill_collector.domain.instants import DAY_NANOS
@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 PRICE_DECIMALS_MAX = 12  # per unit; x 6 decimals of a quantity or of a markup is still a whole number of attos
 PER_MAX = 10**12
+INSTANT_MIN, INSTANT_MAX = -(2**63), 2**63 - 1  # what 64 bits hold: the years 1677 to 2262
 _PRICE_MAX = 10**9
 _STEP: int = 10 ** (ATTOS_DIGITS - PRICE_DECIMALS_MAX)
 _CREDIT_STEP: int = 10 ** (ATTOS_DIGITS - QUANTITY_DECIMALS_MAX)
@@ -161,6 +162,15 @@ class ProviderPrices:
     version: PriceVersion
 
 
+class Bounds(NamedTuple):
+    """Instants and, of each day among them, times of day (nanoseconds since midnight UTC); the last ones included."""
+
+    first_nanos: int
+    last_nanos: int
+    day_first: int
+    day_last: int
+
+
 @dataclass(frozen=True, slots=True)
 class Timeline(Generic[T]):
     """Values in force on half-open intervals [start, next start), the first one since ever.
@@ -178,6 +188,17 @@ class Timeline(Generic[T]):
         if len(day) == 1:
             return day[0]
         return day[bisect_right(self.day_starts, at_nanos % DAY_NANOS) - 1]
+
+    def find_bounds(self, at_nanos: int) -> Bounds:
+        """Where the value in force at an instant is in force."""
+        place = bisect_right(self.starts, at_nanos)
+        first = max(self.starts[place - 1], INSTANT_MIN) if place else INSTANT_MIN
+        last = min(self.starts[place] - 1, INSTANT_MAX) if place < len(self.starts) else INSTANT_MAX
+        if len(self.days[place]) == 1:
+            return Bounds(first, last, 0, DAY_NANOS - 1)
+        of_day = bisect_right(self.day_starts, at_nanos % DAY_NANOS)
+        day_last = self.day_starts[of_day] - 1 if of_day < len(self.day_starts) else DAY_NANOS - 1
+        return Bounds(first, last, self.day_starts[of_day - 1], day_last)
 
 
 @lru_cache(maxsize=65_536)

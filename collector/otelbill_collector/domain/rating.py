@@ -6,6 +6,7 @@ price makes an event unpriced, never free. Lookups are kept per combination of n
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -14,7 +15,7 @@ from typing import NamedTuple
 from otelbill_collector.domain import usage as units
 from otelbill_collector.domain.charges import PeriodCharge
 from otelbill_collector.domain.money import EXACT, InexactAmount, multiply_exact
-from otelbill_collector.domain.prices import PriceVersion, Timeline
+from otelbill_collector.domain.prices import INSTANT_MAX, INSTANT_MIN, Bounds, PriceVersion, Timeline
 from otelbill_collector.domain.provider_prices import PriceBook
 from otelbill_collector.domain.quantities import multiply_credits, to_micros
 from otelbill_collector.domain.ratecard import AT_COST, EventNames, RateCard
@@ -25,6 +26,7 @@ from otelbill_collector.domain.usage import Quantities, Quantity, RatingState
 _ROUTES_MAX = 16_384  # combinations of names; they come from outside
 _FREE = (-1, -1)  # no price: a unit without a line of its own
 Payer = tuple[str | None, str | None, str | None]  # customer, group, contract: those that the card mentions
+Names = tuple[str | None, str | None, str | None, str | None]  # provider, model, request model, service tier
 _NOBODY: Payer = (None, None, None)
 _new_tuple = tuple.__new__  # makes a named tuple without its constructor's argument handling
 
@@ -59,6 +61,19 @@ class Rated(NamedTuple):
     def price_version(self) -> str | None:
         """Id of the version, or None when no price was used."""
         return self.version.version_id if self.version else None
+
+
+class HeldPlan(NamedTuple):
+    """A plan and what it holds for: instants, and sizes of requests in input tokens, above one and up to another.
+
+    Without a plan each event is looked at, unless `priceless`: then all are unpriced, without amounts or version.
+    """
+
+    plan: Plan | None
+    priceless: bool
+    bounds: Bounds
+    above_tokens: int
+    upto_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +183,51 @@ class Rater:
             charge += quantity * prices[1]
         return cost, charge, plan.version
 
+    def find_payer(self, customer_id: str | None) -> Payer:
+        """The customer as the card tells it apart from others."""
+        return self._payers.get(customer_id, _NOBODY)
+
+    def knows_step(self, step: str | None) -> bool:
+        """Whether an entry of the card mentions a step."""
+        return step in self._steps
+
+    def find_held_plan(
+        self,
+        used: tuple[str, ...],
+        at_nanos: int,
+        input_tokens: int,
+        *,
+        template: Names,
+        payer: Payer,
+        step: str | None,
+    ) -> HeldPlan:
+        """How events are priced that use exactly these units, and which other events are priced the same.
+
+        `step` is one that the card mentions, or None; `template` names provider, model, request model and tier.
+        """
+        customer, group, contract = payer
+        key = (*template, customer, step, group, contract)
+        route = self._routes.get(key) or self._add_route(EventNames(*key))
+        levels = route.find_value(at_nanos)
+        level = bisect_right(levels.thresholds, input_tokens - 1)
+        tariff = levels.tariffs[level]
+        plan = tariff.plans[used] if used in tariff.plans else _add_plan(tariff, used, self.card.currency)
+        above = levels.thresholds[level - 1] if level else INSTANT_MIN
+        upto = levels.thresholds[level] if level < len(levels.thresholds) else INSTANT_MAX
+        priceless = bool(used) and plan is None and _is_priceless(tariff)
+        return HeldPlan(plan, priceless, route.find_bounds(at_nanos), above, upto)
+
     def _add_route(self, names: EventNames) -> Timeline[Levels]:
         if len(self._routes) >= _ROUTES_MAX:
             self._routes.clear()
         route = self._routes[names] = create_route(self.card, self.book, names)
         return route
+
+
+def _is_priceless(tariff: Tariff) -> bool:
+    """Whether nobody states a price for any standard unit: usage of them is unpriced, whatever it is."""
+    rates = [rate for rate in map(tariff.find_rate, units.STANDARD_UNITS) if rate is not None]
+    return tariff.cost is None and all(rate.charge_attos is None and rate.cost_attos is None for rate in rates)
 
 
 def _list_payers(card: RateCard, members: Mapping[str, Membership]) -> dict[str | None, Payer]:

@@ -284,6 +284,22 @@ RATINGS = tuple(RatingState)
 
 
 @dataclass(slots=True, eq=False)
+class AmountColumns:
+    """What rating makes of spans: the fields of `RatedColumns` with these names."""
+
+    rating: Int32s
+    price_version: Int32s
+    versions: Sequence[str]
+    cost_attos: Int64s
+    charge_attos: Int64s
+    has_cost: NDArray[np.bool_]
+    has_charge: NDArray[np.bool_]
+    currency: str
+    has_currency: NDArray[np.bool_]
+    price_bodies: dict[str, str]
+
+
+@dataclass(slots=True, eq=False)
 class RatedColumns:
     """Spans whose group is decided by columns, with what booking made of them. Rows as in `spans`.
 

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from otelbill_collector.ledger.segments import SCHEMA, encode_amounts
+from otelbill_collector.ledger.segment_schema import SCHEMA
+from otelbill_collector.ledger.segments import encode_amounts
 
 Int64s = NDArray[np.int64]
 Flags = NDArray[np.bool_]

@@ -16,14 +16,8 @@ import pyarrow as pa
 from otelbill_collector.domain.bulk_ids import derive_first_records
 from otelbill_collector.domain.usage import STANDARD_UNITS, Quantities
 from otelbill_collector.ledger.members import Singles
-from otelbill_collector.ledger.segments import (
-    OF_CANDIDATE,
-    SCHEMA,
-    build_form,
-    encode_amounts,
-    render_other,
-    render_quantities,
-)
+from otelbill_collector.ledger.segment_schema import OF_CANDIDATE, SCHEMA
+from otelbill_collector.ledger.segments import build_form, encode_amounts, render_other, render_quantities
 
 _PARTS = tuple((name, attribute) for name, (_, attribute) in OF_CANDIDATE.items() if attribute != "quantities")
 _read_candidate = attrgetter(*(attribute for _, attribute in _PARTS))

@@ -129,6 +129,8 @@ def load_book(
     demands = list(extra)
     if grants:
         horizon = find_horizon(connection, customer_id, at_nanos, demands)
+        # A change of a later period's charge means nothing without that charge itself.
+        demands = [demand for demand in demands if demand.place.at_nanos < horizon]
         demands += load_demands(connection, customer_id, before=horizon, tail=tail)
     burned = burn(grants, voids, demands, at_nanos)
     known = {grant.grant_id: grant for grant in (*grants, *burned.successors.values())}

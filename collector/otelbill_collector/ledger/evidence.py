@@ -59,8 +59,7 @@ def check_segments(
             row = row._replace(digest=chain_digest(previous.digest, row.body))
         previous = _Previous(row.segment_id, row.digest)
         with report.guard(CHECK, f"segment {row.segment_id}"):
-            table = decode_table(row.body)
-            table.validate(full=True)
+            table = decode_table(row.body, validate=True)
             _check_columns(row, table, report)
             consume(row.segment_id, table)
             records += table.num_rows
@@ -175,8 +174,7 @@ def _check_columns(row: SegmentRow, table: pa.Table, report: Report) -> None:
 def find_touched(row: SegmentRow) -> Touched:
     """What a damaged segment holds, as far as it can be read: its records, otherwise its columns."""
     try:
-        table = decode_table(row.body)
-        table.validate(full=True)
+        table = decode_table(row.body, validate=True)
         return summarise_table(table)
     except Exception:  # noqa: BLE001 damaged Arrow raises anything; the columns still say when and how many
         try:

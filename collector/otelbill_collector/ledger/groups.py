@@ -29,7 +29,7 @@ from otelbill_collector.ledger.id_sets import IdSet, pack_ids
 from otelbill_collector.ledger.known_keys import KnownKeys
 from otelbill_collector.ledger.members import ColumnSingles, Member, Row, Singles
 from otelbill_collector.ledger.recent_keys import RecentKeys
-from otelbill_collector.ledger.segments import build_record, decode_table
+from otelbill_collector.ledger.segments import RECORD_COLUMNS, build_record, decode_table
 from otelbill_collector.native.links import find_company
 
 Key = tuple[int, bytes]  # day, claim key
@@ -383,7 +383,7 @@ class GroupIndex:
         table = self._tables.get(segment_id)
         if table is None:
             (body,) = connection.execute("SELECT body FROM segment WHERE segment_id = ?", (segment_id,)).fetchone()
-            table = decode_table(body)
+            table = decode_table(body, RECORD_COLUMNS)
             self._tables[segment_id] = table
             if len(self._tables) > _TABLES_MAX:
                 self._tables.popitem(last=False)

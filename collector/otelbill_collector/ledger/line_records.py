@@ -18,7 +18,7 @@ from otelbill_collector.domain.periods import Period
 from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.ledger.journal import find_price_version, list_tables
 from otelbill_collector.ledger.periods import Invoice, list_invoices
-from otelbill_collector.ledger.segments import build_record
+from otelbill_collector.ledger.segments import RECORD_COLUMNS, build_record
 
 _COUNTED = frozenset({LineKind.USAGE, LineKind.CHARGE})
 _NAMES = {"project_id": "project", "step": "step", "provider": "provider", "model": "model"}
@@ -118,7 +118,7 @@ def load_line_records(connection: sqlite3.Connection, rule: LineRule, *, limit: 
 
 
 def _load_segment(connection: sqlite3.Connection, segment_id: int) -> pa.Table:
-    return next(table for _, table in list_tables(connection, segment_id - 1))
+    return next(table for _, table in list_tables(connection, segment_id - 1, columns=RECORD_COLUMNS))
 
 
 def list_lines_of(connection: sqlite3.Connection, records: Sequence[UsageRecord]) -> list[tuple[Invoice, Line]]:
@@ -155,10 +155,11 @@ def list_period_records(
     connection: sqlite3.Connection, customer_id: str, period: Period, *, upto: int
 ) -> Iterator[UsageRecord]:
     """Every record of a customer's period in segments up to `upto`, in booking order."""
-    for segment_id, table in list_tables(connection, 0, ended_from=period.start_nanos, ended_to=period.end_nanos):
+    start, end = period.start_nanos, period.end_nanos
+    for segment_id, table in list_tables(connection, 0, ended_from=start, ended_to=end, columns=RECORD_COLUMNS):
         if segment_id > upto:
             return
         ended = table["ended_nanos"]
-        inside = pc.and_(pc.greater_equal(ended, period.start_nanos), pc.less(ended, period.end_nanos))
+        inside = pc.and_(pc.greater_equal(ended, start), pc.less(ended, end))
         chosen = table.filter(pc.and_(inside, _equals(table["customer_id"], customer_id)))
         yield from (build_record(row) for row in chosen.to_pylist())

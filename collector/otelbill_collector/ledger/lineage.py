@@ -18,7 +18,7 @@ from otelbill_collector.ledger.compaction import IDS, find_folder, find_mark, li
 from otelbill_collector.ledger.identifiers import INDEXED, find_segments
 from otelbill_collector.ledger.journal import list_tables
 from otelbill_collector.ledger.openings import FIRST, HELD, SUSPENSE, UNPRICED, Place, list_open_records
-from otelbill_collector.ledger.segments import build_record, decode_table
+from otelbill_collector.ledger.segments import RECORD_COLUMNS, build_record, decode_table
 
 _SEARCHED = (*INDEXED, "explicit_event_id")
 _HEX32 = re.compile(r"[0-9a-f]{32}")
@@ -44,7 +44,9 @@ def list_records_by_id(connection: sqlite3.Connection, identifier: str) -> list[
     The id may be a record, event, trace (32 hex characters) or span id (16), a provider response id or a run id.
     """
     names = _list_forms(identifier)
-    hits = _find_records(connection, names, lambda table: _match_identifier(table, identifier))
+    # Ids of records are derived from what is stored, which takes its time: only where it may be one.
+    columns = [name for name in _SEARCHED if name != "record_id" or _HEX32.fullmatch(identifier.strip().lower())]
+    hits = _find_records(connection, names, columns, lambda table: _match_identifier(table, identifier))
     return list_revisions(connection, {record.event_id for record in hits})
 
 
@@ -66,14 +68,14 @@ def list_revisions(connection: sqlite3.Connection, event_ids: Iterable[str]) -> 
     names = sorted(event_ids)
     wanted = pa.array(names, type=pa.string())
     keys = [name.encode() for name in names]
-    return _find_records(connection, keys, lambda table: pc.is_in(table["event_id"], value_set=wanted))
+    return _find_records(connection, keys, ["event_id"], lambda table: pc.is_in(table["event_id"], value_set=wanted))
 
 
 def list_trace(connection: sqlite3.Connection, trace_ids: Iterable[bytes]) -> list[UsageRecord]:
     """Every record of the spans of these traces, in booking order."""
     keys = sorted(trace_ids)
     wanted = pa.array(keys, type=pa.binary())
-    return _find_records(connection, keys, lambda table: pc.is_in(table["trace_id"], value_set=wanted))
+    return _find_records(connection, keys, ["trace_id"], lambda table: pc.is_in(table["trace_id"], value_set=wanted))
 
 
 def list_window_records(
@@ -130,16 +132,19 @@ def _list_forms(identifier: str) -> list[bytes]:
 
 
 def _find_records(
-    connection: sqlite3.Connection, keys: Sequence[bytes], match: Callable[[pa.Table], pa.ChunkedArray]
+    connection: sqlite3.Connection,
+    keys: Sequence[bytes],
+    columns: Sequence[str],
+    match: Callable[[pa.Table], pa.ChunkedArray],
 ) -> list[UsageRecord]:
-    """Records that match, of which every one has one of the keys in an indexed column; in booking order."""
+    """Records whose `columns` match, of which every one has one of the keys in an indexed column; in booking order."""
     if not keys:
         return []
     found: list[UsageRecord] = []
     for body in _list_bodies(connection, keys):
-        mask = match(decode_table(body, _SEARCHED))
+        mask = match(decode_table(body, columns))
         if pc.any(mask).as_py():
-            found.extend(build_record(row) for row in decode_table(body).filter(mask).to_pylist())
+            found.extend(build_record(row) for row in decode_table(body, RECORD_COLUMNS).filter(mask).to_pylist())
     return found
 
 
@@ -167,6 +172,7 @@ def _search(
     ended_to: int | None = None,
 ) -> list[UsageRecord]:
     found: list[UsageRecord] = []
-    for _, table in list_tables(connection, 0, ended_from=ended_from, ended_to=ended_to):
+    tables = list_tables(connection, 0, ended_from=ended_from, ended_to=ended_to, columns=RECORD_COLUMNS)
+    for _, table in tables:
         found.extend(build_record(row) for row in table.filter(match(table)).to_pylist())
     return found

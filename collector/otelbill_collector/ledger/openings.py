@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.ledger.journal import find_high_water, save_high_water
 from otelbill_collector.ledger.readings import Reading, read_segments
-from otelbill_collector.ledger.segments import build_record, decode_table
+from otelbill_collector.ledger.segments import RECORD_COLUMNS, build_record, decode_table
 from otelbill_collector.ledger.sums import encode_key
 
 NAME = "open"
@@ -121,7 +121,7 @@ def _load_records(connection: sqlite3.Connection, openings: Sequence[Opening]) -
     records: dict[tuple[int, int], UsageRecord] = {}
     for segment_id, positions in wanted.items():
         (body,) = connection.execute("SELECT body FROM segment WHERE segment_id = ?", (segment_id,)).fetchone()
-        rows = decode_table(body).take(positions).to_pylist()
+        rows = decode_table(body, RECORD_COLUMNS).take(positions).to_pylist()
         for position, row in zip(positions, rows, strict=True):
             records[segment_id, position] = build_record(row)
     return [records[item.segment_id, item.position] for item in openings]

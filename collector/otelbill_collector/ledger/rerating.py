@@ -33,7 +33,8 @@ from otelbill_collector.ledger.journal import (
     save_price_versions,
 )
 from otelbill_collector.ledger.repricing import Scope, match_booked, match_scope
-from otelbill_collector.ledger.segments import SCHEMA, build_record, decode_table, encode_batches, fit_columns
+from otelbill_collector.ledger.segment_schema import SCHEMA
+from otelbill_collector.ledger.segments import build_record, decode_table, encode_batch, fit_columns
 from otelbill_collector.ledger.sums import read_integers
 
 Int64s = NDArray[np.int64]
@@ -310,7 +311,7 @@ def _encode_portion(found: Revisions, note: str, currency: str) -> Encoded:
     arrays = [columns[item.name] if item.name in columns else _double(rows[item.name]) for item in SCHEMA]
     batch = fit_columns(pa.table(arrays, names=SCHEMA.names)).combine_chunks().to_batches()[0]
     ended = read_integers(rows["ended_nanos"])
-    return Encoded(encode_batches([batch]), int(ended.min()), int(ended.max()), 2 * count)
+    return Encoded(encode_batch(batch), int(ended.min()), int(ended.max()), 2 * count)
 
 
 def _double(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -1,13 +1,13 @@
-"""Evidence segments: usage records as columns in one Arrow IPC blob. Owns the columns and their order; no SQL here.
+"""Evidence segments: usage records as columns in one Arrow IPC blob. Owns the way from records and back; no SQL here.
 
-Amounts are decimal128 with 18 decimals, so that any Arrow reader sees the exact money. Text columns compress well
-because a segment repeats few customers, steps and models.
+Readers see the columns of `segment_schema`, in which amounts are decimal128 with 18 decimals: the exact money. How the
+blob holds them is said by `packed`; blobs of earlier versions, which hold these columns as they are, are read too.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
 from operator import attrgetter, itemgetter
@@ -27,105 +27,42 @@ from otelbill_collector.domain.usage import (
     Role,
     UsageSource,
 )
+from otelbill_collector.ledger.packed import DERIVED, TOLD, find_form
+from otelbill_collector.ledger.packing import pack_batch, write_packed
+from otelbill_collector.ledger.segment_schema import (
+    AMOUNT,
+    NAMES,
+    OF_AMOUNTS,
+    OF_CANDIDATE,
+    OF_DECISION,
+    OF_RECORD,
+    SCHEMA,
+    Spec,
+)
+from otelbill_collector.ledger.unpacking import unpack_table
 
 Row = dict[str, Any]  # one row of an Arrow table, typed by SCHEMA
 
-_AMOUNT = pa.decimal128(38, 18)
 _ATTOS_MAX = 10**38 - 1
 _STANDARD = frozenset(STANDARD_UNITS)
-_TEXT, _BYTES, _INT = pa.string(), pa.binary(), pa.int64()
-Spec = dict[str, tuple[pa.DataType, str]]
-
-# What of a record fills which column: column -> (type, attribute of the part). In three parts and the amounts.
-_OF_RECORD: Spec = {
-    "event_id": (_TEXT, "event_id"),
-    "record_id": (_TEXT, "record_id"),
-    "corrects": (_TEXT, "corrects"),
-    "revision": (_INT, "revision"),
-    "sign": (pa.int8(), "sign"),
-    "content": (pa.binary(16), "content"),
-    "received_nanos": (_INT, "received_nanos"),
-    "note": (_TEXT, "note"),
-}
-OF_CANDIDATE: Spec = {  # what the span said
-    "trace_id": (_BYTES, "trace_id"),
-    "span_id": (_BYTES, "span_id"),
-    "parent_span_id": (_BYTES, "parent_span_id"),
-    "started_nanos": (_INT, "started_nanos"),
-    "ended_nanos": (_INT, "ended_nanos"),
-    "dialect": (_TEXT, "dialect"),
-    "role": (_TEXT, "role"),
-    "detail": (_INT, "detail"),
-    "provider": (_TEXT, "provider"),
-    "model": (_TEXT, "model"),
-    "request_model": (_TEXT, "request_model"),
-    "operation": (_TEXT, "operation"),
-    "response_id": (_TEXT, "response_id"),
-    "service_tier": (_TEXT, "service_tier"),
-    "attempt": (_INT, "attempt"),
-    "explicit_event_id": (_TEXT, "explicit_event_id"),
-    "failed": (pa.bool_(), "failed"),
-    "span_customer_id": (_TEXT, "customer_id"),
-    "span_project_id": (_TEXT, "project_id"),
-    "span_run_id": (_TEXT, "run_id"),
-    "span_step": (_TEXT, "step"),
-    "span_billable": (pa.bool_(), "billable"),
-    "span_reason": (_TEXT, "reason"),
-    "span_usage_source": (_TEXT, "usage_source"),
-    "span_caveats": (pa.list_(_TEXT), "caveats"),
-    "span_quantities": (_TEXT, "quantities"),
-    "emitter": (_TEXT, "emitter"),
-    "service": (_TEXT, "service"),
-    "traits": (pa.list_(_TEXT), "traits"),
-}
-_OF_DECISION: Spec = {  # what its group made of it
-    "customer_id": (_TEXT, "customer_id"),
-    "project_id": (_TEXT, "project_id"),
-    "run_id": (_TEXT, "run_id"),
-    "step": (_TEXT, "step"),
-    "billable": (pa.bool_(), "billable"),
-    "reason": (_TEXT, "reason"),
-    "usage_source": (_TEXT, "usage_source"),
-    "caveats": (pa.list_(_TEXT), "caveats"),
-    "winner_trace_id": (_BYTES, "winner_trace_id"),
-    "winner_span_id": (_BYTES, "winner_span_id"),
-}
-_OF_QUANTITIES: Spec = {**{unit: (_INT, unit) for unit in STANDARD_UNITS}, "other_quantities": (_TEXT, "")}
-_OF_AMOUNTS: Spec = {  # what rating made of it
-    "rating": (_TEXT, "state"),
-    "price_version": (_TEXT, "price_version"),
-    "cost": (_AMOUNT, "cost_attos"),
-    "charge": (_AMOUNT, "charge_attos"),
-    "currency": (_TEXT, "currency"),
-}
-_SPECS = (_OF_RECORD, OF_CANDIDATE, _OF_DECISION, _OF_QUANTITIES, _OF_AMOUNTS)
-SCHEMA = pa.schema([(name, kind) for spec in _SPECS for name, (kind, _) in spec.items()])
-_OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
-NAMES = frozenset(  # text columns in which a segment repeats few values
-    (
-        *("note", "dialect", "role", "provider", "model", "request_model", "operation", "service_tier"),
-        *("explicit_event_id", "span_customer_id", "span_project_id", "span_step", "span_reason", "span_usage_source"),
-        *("emitter", "service", "customer_id", "project_id", "step", "reason", "usage_source", "other_quantities"),
-        *("rating", "price_version", "currency"),
-    )
-)
+RECORD_COLUMNS = tuple(name for name in SCHEMA.names if name not in DERIVED)
+"""Columns from which a record can be built again: its ids follow from them."""
 
 
 def encode_segment(records: Sequence[UsageRecord], before: pa.RecordBatch | None = None) -> bytes:
-    """One Arrow IPC stream with a row per record, in the order given, after the rows of `before`."""
-    batches = [] if before is None else [before]
+    """One Arrow IPC stream with a row per record, in the order given, after the rows of `before`.
+
+    `before` has the columns of SCHEMA, or is packed already.
+    """
+    batches = [] if before is None else [before if TOLD in before.schema.names else pack_batch(before)]
     if records or not batches:
-        batches.append(_encode_records(records))
-    return encode_batches(batches)
+        batches.append(pack_batch(encode_records(records)))
+    return write_packed(batches)
 
 
-def encode_batches(batches: Iterable[pa.RecordBatch]) -> bytes:
-    """One Arrow IPC stream of batches that have the SCHEMA."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, SCHEMA, options=_OPTIONS) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-    return bytes(sink.getvalue())
+def encode_batch(batch: pa.RecordBatch) -> bytes:
+    """The same of a batch that has the columns of SCHEMA."""
+    return write_packed([pack_batch(batch)])
 
 
 def fit_columns(table: pa.Table) -> pa.Table:
@@ -142,19 +79,20 @@ def _fit_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     return column if column.type == kind else column.cast(kind)
 
 
-def _encode_records(records: Sequence[UsageRecord]) -> pa.RecordBatch:
+def encode_records(records: Sequence[UsageRecord]) -> pa.RecordBatch:
+    """A row of the columns of SCHEMA for each record."""
     candidates = [record.candidate for record in records]
     decisions = [record.decision for record in records]
     billed = [decision.quantities for decision in decisions]
-    columns = _read_columns(_OF_RECORD, records)
+    columns = _read_columns(OF_RECORD, records)
     columns |= _read_columns(OF_CANDIDATE, candidates)
     columns["span_quantities"] = [render_quantities(candidate.quantities) for candidate in candidates]
-    columns |= _read_columns(_OF_DECISION, decisions)
+    columns |= _read_columns(OF_DECISION, decisions)
     columns |= {unit: [quantities.get(unit) for quantities in billed] for unit in STANDARD_UNITS}
     columns["other_quantities"] = [render_other(quantities) for quantities in billed]
-    columns |= _read_columns(_OF_AMOUNTS, [record.amounts for record in records])
+    columns |= _read_columns(OF_AMOUNTS, [record.amounts for record in records])
     arrays = [
-        encode_amounts(columns[field.name]) if field.type == _AMOUNT else pa.array(columns[field.name], type=field.type)
+        encode_amounts(columns[field.name]) if field.type == AMOUNT else pa.array(columns[field.name], type=field.type)
         for field in SCHEMA
     ]
     return pa.record_batch(arrays, schema=SCHEMA)
@@ -172,15 +110,27 @@ def encode_amounts(attos: Sequence[int | None]) -> pa.Array:
         raise OverflowError("an amount of 10^20 or more does not fit the ledger")
     body = b"".join([(amount or 0).to_bytes(16, "little", signed=True) for amount in attos])
     known = pa.array([amount is not None for amount in attos], type=pa.bool_())
-    return pa.Array.from_buffers(_AMOUNT, len(attos), [known.buffers()[1], pa.py_buffer(body)])
+    return pa.Array.from_buffers(AMOUNT, len(attos), [known.buffers()[1], pa.py_buffer(body)])
 
 
-def decode_table(body: bytes, columns: Sequence[str] | None = None, *, dictionaries: bool = False) -> pa.Table:
-    """The segment's columns, or those that are asked for, in that order.
+def decode_table(
+    body: bytes, columns: Sequence[str] | None = None, *, dictionaries: bool = False, validate: bool = False
+) -> pa.Table:
+    """The segment's columns, or those that are asked for, in that order; nothing else is read.
 
-    With `dictionaries` the columns of NAMES come as Arrow dictionary arrays, for whoever groups by them.
+    With `dictionaries` the columns of NAMES come as Arrow dictionary arrays, for whoever groups by them. With
+    `validate` the whole blob is checked before its columns are made: it may have been damaged.
     """
-    table = _read_table(body, columns)
+    reader = pa.ipc.open_stream(body)
+    form = find_form(reader.schema)
+    if form is not None:
+        names = SCHEMA.names if columns is None else columns
+        return unpack_table(body, reader.schema, form, names, dictionaries=dictionaries, validate=validate)
+    table = _read_plain(body, reader.schema, None if validate else columns)
+    if validate:
+        table.validate(full=True)
+    if columns is not None:
+        table = table.select(columns)
     if dictionaries:
         for place, name in enumerate(table.column_names):
             if name in NAMES:
@@ -188,22 +138,23 @@ def decode_table(body: bytes, columns: Sequence[str] | None = None, *, dictionar
     return table
 
 
-def _read_table(body: bytes, columns: Sequence[str] | None) -> pa.Table:
+def _read_plain(body: bytes, schema: pa.Schema, columns: Sequence[str] | None) -> pa.Table:
+    """A segment of the first form. Columns that its version did not know are null where they are asked for."""
     if columns is None:
         return pa.ipc.open_stream(body).read_all()
-    schema = pa.ipc.open_stream(body).schema
     wanted = [schema.get_field_index(name) for name in columns if name in schema.names]
     options = pa.ipc.IpcReadOptions(included_fields=wanted, use_threads=False)
     table = pa.ipc.open_stream(body, options=options).read_all()
     for name in columns:
-        if name not in schema.names:  # a segment from before the column was kept
-            table = table.append_column(name, pa.nulls(table.num_rows, SCHEMA.field(name).type))
-    return table.select(columns)
+        if name not in schema.names:
+            kind = SCHEMA.field(name).type
+            table = table.append_column(name, pa.nulls(table.num_rows, kind))
+    return table
 
 
 def decode_records(body: bytes) -> list[UsageRecord]:
     """The segment's records, in order."""
-    return [build_record(row) for row in decode_table(body).to_pylist()]
+    return [build_record(row) for row in decode_table(body, RECORD_COLUMNS).to_pylist()]
 
 
 def build_record(row: Row) -> UsageRecord:

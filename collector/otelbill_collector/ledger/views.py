@@ -15,7 +15,7 @@ from otelbill_collector.domain.money import format_attos
 from otelbill_collector.domain.usage import STANDARD_UNITS
 from otelbill_collector.ledger.compaction import NAME
 from otelbill_collector.ledger.journal import find_high_water, list_tables
-from otelbill_collector.ledger.parquet import build_records
+from otelbill_collector.ledger.parquet import SOURCES, build_records
 from otelbill_collector.ledger.segments import parse_quantities
 
 _TEXT, _INT, _TIME = pa.string(), pa.int64(), pa.timestamp("us")
@@ -42,7 +42,8 @@ def load_tail(connection: sqlite3.Connection) -> pa.Table:
     mark = find_high_water(connection, NAME)
     query = "SELECT segment_id, booked_nanos FROM segment WHERE segment_id > ?"
     booked = dict(connection.execute(query, (mark,)).fetchall())
-    return build_records([(key, booked[key], table) for key, table in list_tables(connection, mark)])
+    tables = list_tables(connection, mark, columns=SOURCES)
+    return build_records([(key, booked[key], table) for key, table in tables])
 
 
 def load_view(connection: sqlite3.Connection, view: StateView) -> pa.Table:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from otelbill_collector.decode.otlp_json import convert_json
 from otelbill_collector.decode.wire import MalformedRequest
@@ -22,6 +24,10 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Submit = Callable[[bytes], "Future[Answer]"]
 Count = Callable[[str, str], None]
+Headers = list[tuple[bytes, bytes]]
+Rendered = tuple[bytes, bytes, bytes]  # status line, header lines, body
+
+_log = logging.getLogger("otelbill.receive")
 
 _NOTHING = Receipt(spans=0, ignored=0, accepted=0, duplicate=0, dead_lettered=0)
 TRACES_PATH = "/v1/traces"
@@ -29,7 +35,7 @@ TRACES_PATH = "/v1/traces"
 QUIET_PATHS = ("/v1/metrics", "/v1/logs")
 _INLINE_BYTES_MAX = 4_096  # inflated a thousandfold it is still done in milliseconds
 # A body that has announced much and sent little holds little: it is counted as it comes, up to twice ahead.
-_FIRST_BYTES = 16_384
+FIRST_BYTES = 16_384
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 
 
@@ -43,8 +49,8 @@ class OtlpHttp:
     """The application. `submit` hands a protobuf body to the writer; `count` is told protocol and status."""
 
     def __init__(self, submit: Submit, admission: Admission, count: Count) -> None:
-        self._submit = submit
-        self._admission = admission
+        self.submit = submit
+        self.admission = admission
         self._count = count
         # One thread each: what is inflated but not yet admitted is one body at a time, and JSON is slow.
         self._converters = {
@@ -54,30 +60,59 @@ class OtlpHttp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        given = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        content_type = given.get("content-type", "").partition(";")[0].strip().lower()
         try:
-            message = await self._accept(scope, headers, content_type, receive)
+            message: Message = await self._accept(scope, given, content_type, receive)
         except _Refuse as error:
-            await self._answer(send, error.refusal.http_status, build_status(error.refusal), content_type)
+            status, message = error.refusal.http_status, build_status(error.refusal)
         else:
-            await self._answer(send, 200, message, content_type)
+            status = 200
+        headers, body = self._render(status, message, content_type)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def render_outcome(self, done: Future[Answer]) -> Rendered:
+        """What the sender of a protobuf request is told of its answer, which is here."""
+        try:
+            answer = done.result()
+        except Refused as error:
+            return self.render_refusal(503, str(error))
+        except Exception as error:  # noqa: BLE001 logged with its traceback; the sender keeps its request
+            _log.error("a request could not be answered", exc_info=error)
+            return self.render_refusal(500, f"internal error {type(error).__name__}; see the collector's log")
+        if isinstance(answer, Rejection):
+            return self.render_refusal(400, answer.reason)
+        return self._render_lines(200, build_response(answer))
+
+    def render_refusal(self, status: int, reason: str) -> Rendered:
+        """The same of a refusal."""
+        return self._render_lines(status, build_status(Refusal(status, reason)))
+
+    def describe_slowness(self) -> str:
+        """Why a body that took too long was refused."""
+        seconds = self.admission.limits.body_seconds_max
+        return f"the body took longer than {seconds:g} s to arrive; send smaller batches"
+
+    def _render_lines(self, status: int, message: Message) -> Rendered:
+        headers, body = self._render(status, message, PROTOBUF)
+        return STATUS_LINE[status], b"".join(b"%b: %b\r\n" % pair for pair in headers), body
 
     async def _accept(self, scope: Scope, headers: dict[str, str], content_type: str, receive: Receive) -> Message:
         self._check_request(scope, headers, content_type)
         announced = self._read_length(headers)
         sender = name_sender(*(scope.get("client") or ("unknown", 0)))
         try:
-            self._admission.find_room(sender, announced)
-            with self._admission.hold(sender) as held:
+            self.admission.find_room(sender, announced)
+            with self.admission.hold(sender) as held:
                 body = await self._read_body(receive, announced, held)
                 if scope["path"] != TRACES_PATH:
                     return build_response(_NOTHING)
                 wire = await self._convert(body, headers.get("content-encoding", "").strip().lower(), content_type)
                 held.grow(max(len(wire), len(body)))
-                answer = await asyncio.wrap_future(self._submit(wire))
+                answer = await asyncio.wrap_future(self.submit(wire))
         except Overloaded as error:
-            self._admission.count_refusal(error.bound)
+            self.admission.count_refusal(error.bound)
             raise _Refuse(429, str(error)) from None
         except Refused as error:
             raise _Refuse(503, str(error)) from error
@@ -90,13 +125,13 @@ class OtlpHttp:
             raise _Refuse(404, f"there is nothing at {scope['path'][:64]}; traces go to {TRACES_PATH}")
         if scope["method"] != "POST":
             raise _Refuse(405, "use POST")
-        if not self._admission.is_authorised(headers.get("authorization")):
+        if not self.admission.is_authorised(headers.get("authorization")):
             raise _Refuse(401, "send one of the configured tokens as Authorization: Bearer TOKEN")
         if content_type not in (PROTOBUF, JSON):
             raise _Refuse(415, f"Content-Type {content_type[:64]!r} is not OTLP; send {PROTOBUF} or {JSON}")
 
     def _read_length(self, headers: dict[str, str]) -> int:
-        limit = self._admission.limits.body_bytes_max
+        limit = self.admission.limits.body_bytes_max
         text = headers.get("content-length", "")
         length = int(text) if text.isdigit() else min(limit, 65_536)
         if length > limit:
@@ -105,19 +140,19 @@ class OtlpHttp:
 
     async def _read_body(self, receive: Receive, announced: int, held: Hold) -> bytes:
         """The whole body, admitted into `held` as it comes."""
-        seconds = self._admission.limits.body_seconds_max
+        seconds = self.admission.limits.body_seconds_max
         try:
             async with asyncio.timeout(seconds):
                 return await self._read_chunks(receive, announced, held)
         except TimeoutError:
-            self._admission.count_refusal("body_seconds")
-            raise _Refuse(503, f"the body took longer than {seconds:g} s to arrive; send smaller batches") from None
+            self.admission.count_refusal("body_seconds")
+            raise _Refuse(503, self.describe_slowness()) from None
 
     async def _read_chunks(self, receive: Receive, announced: int, held: Hold) -> bytes:
-        limit = self._admission.limits.body_bytes_max
+        limit = self.admission.limits.body_bytes_max
         chunks: list[bytes] = []
         size = 0
-        held.grow(min(announced, _FIRST_BYTES))
+        held.grow(min(announced, FIRST_BYTES))
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -143,7 +178,7 @@ class OtlpHttp:
 
     def _convert_body(self, body: bytes, encoding: str, content_type: str) -> bytes:
         try:
-            limits = self._admission.limits
+            limits = self.admission.limits
             # JSON becomes objects of ten times its size before it is protobuf.
             limit = limits.body_bytes_max if content_type == JSON else limits.decompressed_bytes_max
             plain = inflate_body(body, encoding, limit)
@@ -157,7 +192,8 @@ class OtlpHttp:
         except ValueError as error:
             raise _Refuse(400, str(error)) from error
 
-    async def _answer(self, send: Send, status: int, message: Message, content_type: str) -> None:
+    def _render(self, status: int, message: Message, content_type: str) -> tuple[Headers, bytes]:
+        """Headers and body of an answer, which is counted with it."""
         self._count("http", str(status))
         as_json = content_type == JSON
         body = MessageToJson(message, indent=None).encode() if as_json else message.SerializeToString()
@@ -166,5 +202,4 @@ class OtlpHttp:
             headers.append((b"retry-after", b"%d" % RETRY_AFTER_SECONDS))
         if status == 405:
             headers.append((b"allow", b"POST"))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        return headers, body

@@ -137,6 +137,39 @@ def test_discounts_together_take_off_no_more_than_there_is(tmp_path: Path, monke
     assert invoice["total"] == "0.00"
 
 
+PROMISED = (
+    CARD.partition("  charges:")[0]
+    + """
+  commitments:
+    - {name: Promise, amount: "20", from: 2026-10-31T23:00:00Z, to: 2026-12-31T23:00:00Z}
+"""
+)
+
+
+def test_a_lower_charge_of_one_period_takes_nothing_back_from_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """3.00 in November; in December 17.00 are missing of the 20.00 promised. 5.00 of December come late: 12.00 are.
+
+    In January usage of December is 5.00 more, the commitment 5.00 less, and credits pay the same 20.00 as before.
+    """
+    desk = Desk(tmp_path, monkeypatch, PROMISED)
+    desk.post(*[chat(f"c{n}", tokens=(0, 100_000), ended=NOVEMBER + n * DAY_NANOS) for n in range(3)])
+    grant(desk, "100")
+    assert desk.close()["total"] == "0.00"
+    desk.now = parse_instant("2027-01-05")
+    assert list_credits(desk.close("2026-12")) == ["-17.00"]
+    desk.post(chat("late", tokens=(0, 500_000), ended=DECEMBER))
+    desk.now = parse_instant("2027-02-05")
+    january = desk.close("2027-01")
+    assert sorted((line["kind"], line["amount"]) for line in january["lines"]) == [
+        ("commitment", "-5.00"),
+        ("usage", "5.00"),
+    ]
+    (balance,) = desk.read("credits", "balance", "acme", "--at", "2027-02-05")["balances"]
+    assert balance["left"] == "80"
+
+
 IN_CREDITS = """
 billing: {grace: 0s}
 rate_card:

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from otelbill_collector.app import ADDRESS_FILE
+from otelbill_collector.announcement import ADDRESS_FILE
 from otelbill_collector.cli.remote import operate_ledger
 from otelbill_collector.config import Config
 from otelbill_collector.ledger.sqlite import SqliteStore

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -21,6 +25,7 @@ from otelbill_collector.domain.span_columns import COUNTED_UNITS, SpanColumns
 from otelbill_collector.domain.usage import INPUT_TOKENS, OUTPUT_TOKENS, REQUESTS, Candidate, Role, UsageSource
 from otelbill_collector.ledger import column_ids
 from otelbill_collector.ledger.column_ids import derive_events, derive_records, digest_contents
+from otelbill_collector.native.build import CannotBuild, build_library, find_compiler
 from otelbill_collector.native.keys import digest_sha256
 from otelbill_collector.native.loading import find_library
 from tests.span_columns import build_columns
@@ -175,3 +180,25 @@ def test_codes_that_point_nowhere_are_refused() -> None:
     columns.counts[0, 0] = 2**54
     with pytest.raises(ValueError, match="out of range"):
         derive_keys(columns)
+
+
+def test_the_library_touches_no_byte_that_it_was_not_given(tmp_path: Path) -> None:
+    """Ids, keys, tables and the filter under the address and undefined-behaviour sanitizers find nothing."""
+    compiler = find_compiler()
+    if compiler is None:
+        pytest.skip("no C compiler")
+    asked = [*compiler, "-print-file-name=libasan.so"]
+    runtime = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    if not Path(runtime).is_absolute():
+        pytest.skip("no C compiler with an address sanitizer")
+    flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g")
+    try:
+        library = build_library(tmp_path / "sanitized.so", flags)
+    except CannotBuild as error:
+        pytest.skip(f"no sanitizers: {error}"[:200])
+    given = {"LD_PRELOAD": runtime, "PYTHONMALLOC": "malloc", "ASAN_OPTIONS": "detect_leaks=0"}
+    environment = {**os.environ, **given, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "tests.native_columns", str(library)]
+    root = Path(__file__).resolve().parents[3]
+    result = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout.strip()) == (0, "clean"), result.stderr[-4_000:]

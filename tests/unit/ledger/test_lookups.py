@@ -149,7 +149,7 @@ def test_an_id_is_looked_up_in_the_segments_that_have_it_only(
     real = lineage.decode_table
 
     def count(body: bytes, columns: Any = None) -> Any:
-        if columns is not None:
+        if len(columns) <= len(lineage._SEARCHED):
             read.append(body)
         return real(body, columns)
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from otelbill_collector.domain.records import Amounts, UsageRecord
 from otelbill_collector.domain.usage import Candidate, Decision, RatingState, Role, UsageSource
-from otelbill_collector.ledger.segments import NAMES, SCHEMA, decode_records, decode_table, encode_segment
+from otelbill_collector.ledger.segment_schema import NAMES, SCHEMA
+from otelbill_collector.ledger.segments import decode_records, decode_table, encode_segment
 
 CANDIDATE = Candidate(
     trace_id=b"t" * 16,

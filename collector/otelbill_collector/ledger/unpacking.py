@@ -1,0 +1,204 @@
+"""From the blob of a segment back to its columns, or to those of them that are asked for. Owns the way back.
+
+`packed` says what the form means. The columns come back in the types of SCHEMA, value for value.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from otelbill_collector.domain.ids import derive_record_id
+from otelbill_collector.domain.usage import STANDARD_UNITS
+from otelbill_collector.ledger.column_ids import derive_records
+from otelbill_collector.ledger.packed import (
+    ATTOS,
+    BYTES,
+    DECIDED,
+    DERIVED,
+    LISTS,
+    TOLD,
+    Form,
+    make_array,
+    render_hex,
+    render_units,
+    widen_attos,
+)
+from otelbill_collector.ledger.segment_schema import NAMES, SCHEMA
+
+Bytes = NDArray[np.uint8]
+
+_IDENTITY = ("event_id", "revision", "sign")
+_USAGE = "usage"
+_ID_BYTES = 16
+
+
+def unpack_table(
+    body: bytes, stored: pa.Schema, form: Form, columns: Sequence[str], *, dictionaries: bool, validate: bool
+) -> pa.Table:
+    """Columns of a packed segment; `stored` is the schema of its blob. Of the others nothing is read.
+
+    With `validate` what is stored is checked first. Raises ValueError where it is not sound.
+    """
+    needed = {part for name in columns for part in _list_needed(name)}
+    needed |= {form.same[name] for name in needed if name in form.same}
+    needed |= {ATTOS[name] for name in needed if name in ATTOS}
+    fields = [place for place, name in enumerate(stored.names) if name in needed]
+    found: dict[str, pa.Array] = {}
+    if fields or validate:
+        options = pa.ipc.IpcReadOptions(included_fields=None if validate else fields, use_threads=False)
+        batch = pa.ipc.open_stream(body, options=options).read_next_batch()
+        if validate:
+            batch.validate(full=True)
+        if batch.num_rows != form.rows:
+            raise ValueError(f"the segment says {form.rows} rows and has {batch.num_rows}")
+        found = dict(zip(batch.schema.names, batch.columns, strict=True))
+    segment = _Segment(found, form, dictionaries)
+    arrays = [segment.restore(name) for name in columns]
+    return pa.table(arrays, names=list(columns))
+
+
+def _list_needed(name: str) -> tuple[str, ...]:
+    if name in DECIDED:
+        return name, TOLD, DECIDED[name]
+    if name in DERIVED:
+        return _IDENTITY
+    return (name, *STANDARD_UNITS) if name == "span_quantities" else (name,)
+
+
+class _Segment:
+    """The stored columns of a segment, and what each column of SCHEMA is made of."""
+
+    def __init__(self, stored: dict[str, pa.Array], form: Form, dictionaries: bool) -> None:
+        self._stored = stored
+        self._form = form
+        self._dictionaries = dictionaries
+
+    def restore(self, name: str) -> pa.Array:
+        """A column as readers see it."""
+        if name in DERIVED:
+            return self._derive_ids(name)
+        if name in DECIDED:
+            return self._restore_said(name)
+        if name == "span_quantities":
+            units = {unit: self.restore(unit) for unit in STANDARD_UNITS}
+            return pc.coalesce(self._find(name, pa.string()), render_units(units, self._form.rows))
+        if name in NAMES:
+            return self._restore_name(name)
+        if name in LISTS:
+            return _split_lists(self._find_text(name))
+        if name in ATTOS:
+            return self._restore_amount(name)
+        column = self._find(name, SCHEMA.field(name).type)
+        if name in BYTES:
+            return column.fill_null(b"")
+        return column
+
+    def _find(self, name: str, kind: pa.DataType) -> pa.Array:
+        """A stored column in a type, whether or not it is constant."""
+        if name in self._stored:
+            column = self._stored[name]
+            if pa.types.is_string(kind) and pa.types.is_fixed_size_binary(column.type):
+                return render_hex(column) if name == "event_id" else _spread_text(column)
+            return column if column.type == kind else column.cast(kind)
+        value = self._form.constants.get(name)
+        return pa.nulls(self._form.rows, kind) if value is None else pa.repeat(pa.scalar(value, kind), self._form.rows)
+
+    def _find_text(self, name: str) -> pa.Array:
+        """A name as it is stored: as a dictionary or as texts. What is constant is a dictionary of one."""
+        name = self._form.same.get(name, name)
+        if name in self._stored:
+            column = self._stored[name]
+            return column if pa.types.is_dictionary(column.type) else self._find(name, pa.string())
+        value = self._form.constants.get(name)
+        known = np.zeros(self._form.rows, dtype=bool) if value is None else None
+        codes = make_array(pa.int8(), np.zeros(self._form.rows, dtype=np.int8), known)
+        return pa.DictionaryArray.from_arrays(codes, pa.array([] if value is None else [value], type=pa.string()))
+
+    def _restore_name(self, name: str) -> pa.Array:
+        column = self._find_text(name)
+        return _encode(column) if self._dictionaries else _decode(column)
+
+    def _restore_said(self, name: str) -> pa.Array:
+        """What the span said, which is what was decided in rows that are `as_told`."""
+        decided = DECIDED[name]
+        if TOLD not in self._stored and self._form.constants.get(TOLD):
+            return self.restore(decided)
+        told = self._find(TOLD, pa.bool_())
+        kind = SCHEMA.field(name).type
+        if not (pa.types.is_string(kind) or name in LISTS):
+            return pc.if_else(told, self._find(decided, kind), self._find(name, kind))
+        column = pc.if_else(told, _decode(self._find_text(decided)), _decode(self._find_text(name)))
+        if name in LISTS:
+            return _split_lists(column)
+        return _encode(column) if self._dictionaries and name in NAMES else column
+
+    def _restore_amount(self, name: str) -> pa.Array:
+        name = self._form.same.get(name, name)
+        narrow = ATTOS[name]
+        if narrow in self._stored or narrow in self._form.constants:
+            return widen_attos(self._find(narrow, pa.int64()))
+        return self._find(name, SCHEMA.field(name).type)
+
+    def _derive_ids(self, name: str) -> pa.Array:
+        """`record_id` or `corrects`, by the formulas of `UsageRecord`."""
+        events = self._stored.get("event_id", self.restore("event_id"))
+        revisions = self.restore("revision").to_numpy(zero_copy_only=False)
+        reversals = self.restore("sign").to_numpy(zero_copy_only=False) < 0
+        found = np.zeros((self._form.rows, _ID_BYTES), dtype=np.uint8)
+        known = np.ones(self._form.rows, dtype=bool)
+        if name == "record_id":
+            _put_ids(found, events, revisions, reversals, "reversal")
+            _put_ids(found, events, revisions, ~reversals, _USAGE)
+        else:  # a reversal names the booking, and a revision the one before it
+            known = reversals | (revisions > 0)
+            _put_ids(found, events, np.where(reversals, revisions, revisions - 1), known, _USAGE)
+        texts = render_hex(make_array(pa.binary(_ID_BYTES), found))
+        return texts if known.all() else pc.if_else(pa.array(known), texts, pa.scalar(None, pa.string()))
+
+
+def _put_ids(found: Bytes, events: pa.Array, revisions: NDArray[np.int64], rows: NDArray[np.bool_], kind: str) -> None:
+    """Ids of bookings into some rows of `found`."""
+    packed = pa.types.is_fixed_size_binary(events.type)
+    firsts = rows & (revisions == 0) & (packed and kind == _USAGE)
+    if firsts.any():
+        raw = np.frombuffer(events.buffers()[1], dtype=np.uint8)[: len(rows) * _ID_BYTES].reshape(-1, _ID_BYTES)
+        found[firsts] = derive_records(np.ascontiguousarray(raw[firsts]))
+    others = np.flatnonzero(rows & ~firsts)
+    if len(others):
+        names = (render_hex(events) if packed else events).take(pa.array(others)).to_pylist()
+        numbers = revisions[others].tolist()
+        ids = [bytes.fromhex(derive_record_id(*item, kind)) for item in zip(names, numbers, strict=True)]
+        found[others] = np.frombuffer(b"".join(ids), dtype=np.uint8).reshape(-1, _ID_BYTES)
+
+
+def _encode(column: pa.Array) -> pa.Array:
+    """As a dictionary whose type is that of every segment."""
+    if not pa.types.is_dictionary(column.type):
+        return column.dictionary_encode()
+    return pa.DictionaryArray.from_arrays(column.indices.cast(pa.int32()), column.dictionary)
+
+
+def _decode(column: pa.Array) -> pa.Array:
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+def _spread_text(column: pa.Array) -> pa.Array:
+    """Texts of one size, in their usual form."""
+    width = column.type.byte_width
+    ends = np.arange(0, (len(column) + 1) * width, width, dtype=np.int32)
+    return pa.Array.from_buffers(
+        pa.string(), len(column), [None, pa.py_buffer(ends), column.buffers()[1]], null_count=0
+    )
+
+
+def _split_lists(column: pa.Array) -> pa.Array:
+    """JSON texts of lists as lists."""
+    coded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    lists = pa.array([json.loads(text) for text in coded.dictionary.to_pylist()], type=pa.list_(pa.string()))
+    return lists.take(coded.indices)
