@@ -21,6 +21,7 @@ BEGIN
     SELECT RAISE(ABORT, 'restated terms are never deleted');
 END;
 
+INSERT INTO row_seal SELECT 'restated_terms', CAST(restated_id AS TEXT), otelbill_seal(restated_id, customer_id, start_nanos, end_nanos, terms, operator, reason, given_nanos) FROM restated_terms;
 CREATE TRIGGER restated_terms_is_sealed AFTER INSERT ON restated_terms
 BEGIN
     INSERT INTO row_seal VALUES ('restated_terms', CAST(NEW.restated_id AS TEXT), otelbill_seal(NEW.restated_id, NEW.customer_id, NEW.start_nanos, NEW.end_nanos, NEW.terms, NEW.operator, NEW.reason, NEW.given_nanos));
