@@ -27,6 +27,7 @@ from otelbill_collector.domain.instants import NANOS
 from otelbill_collector.domain.provider_prices import PriceBook
 from otelbill_collector.domain.rating import Rater
 from otelbill_collector.domain.records import DeadLetter, Receipt
+from otelbill_collector.domain.retention import EvidencePruned
 from otelbill_collector.explanation import NothingFound, explain_identifier, render_letter, render_record
 from otelbill_collector.export.metrics import Levels, SidecarMetrics
 from otelbill_collector.export.otlp import ForwardSettings, OtlpForwarder
@@ -50,7 +51,7 @@ from otelbill_collector.ledger.lineage import list_suspense, list_unsettled
 from otelbill_collector.ledger.outbox_views import count_states, find_oldest_waiting
 from otelbill_collector.ledger.resolutions import NotHeld
 from otelbill_collector.ledger.rollups import count_events, load_usage
-from otelbill_collector.ledger.sqlite import LedgerUnavailable, SqliteStore
+from otelbill_collector.ledger.sqlite import LedgerUnavailable, SqliteStore, count_free_bytes
 from otelbill_collector.listeners import (
     CannotStart,
     QuietServer,
@@ -66,6 +67,7 @@ from otelbill_collector.receive.connections import BoundedProtocol, ConnectionBo
 from otelbill_collector.receive.direct import DirectListener
 from otelbill_collector.receive.grpc import OtlpGrpc, build_server
 from otelbill_collector.receive.http import OtlpHttp
+from otelbill_collector.retention import RETENTION_ERRORS, RetentionDesk, StripeTooEarly, adopt_stripe
 from otelbill_collector.rules import RuleSet, claim_keys
 from otelbill_collector.web.api import ApiHandlers, build_api
 
@@ -113,9 +115,10 @@ def build_stages(config: Config, store: SqliteStore) -> Stages:
 
 
 def build_desk(config: Config, store: SqliteStore) -> StripeDesk | None:
-    """What acts on the configured Stripe account; None where there is none. Raises StripePackageMissing."""
+    """What acts on the configured account; None where there is none. Raises StripePackageMissing, StripeTooEarly."""
     if config.stripe is None:
         return None
+    adopt_stripe(store, config)
     stripe = config.stripe
     settings = StripeSettings(
         api_key=stripe.api_key,
@@ -149,7 +152,9 @@ def open_operations(config: Config) -> Iterator[Operations]:
         desk = build_desk(config, store)
         try:
             billing, terms = Billing(store, config, read_clock), create_terms(config.rate_card)
-            yield Operations(build_stages(config, store), desk, read_clock, build_rater(config), billing, terms)
+            stages = build_stages(config, store)
+            keep = RetentionDesk(stages.books, config, read_clock)
+            yield Operations(stages, desk, read_clock, build_rater(config), billing, terms, keep)
         finally:
             if desk is not None:
                 desk.exporter.close()
@@ -198,16 +203,13 @@ class Sidecar:
         self._stages = build_stages(config, self._store)
         try:
             desk = build_desk(config, self._store)
-        except StripePackageMissing as error:
+        except (StripePackageMissing, StripeTooEarly) as error:
             raise CannotStart([str(error)]) from error
         self._desk = desk
+        self._retention = RetentionDesk(self._stages.books, config, self._clock)
+        billing, terms = Billing(self._store, config, self._clock), create_terms(config.rate_card)
         self._operations = Operations(
-            self._stages,
-            desk,
-            self._clock,
-            build_rater(config),
-            Billing(self._store, config, self._clock),
-            create_terms(config.rate_card),
+            self._stages, desk, self._clock, build_rater(config), billing, terms, self._retention
         )
         self._metrics = SidecarMetrics(self._load_levels)
         limits = config.limits
@@ -241,7 +243,7 @@ class Sidecar:
         # By itself: writing files takes seconds, and what is due to Stripe must not wait for it.
         self._compactor = Compactor(self._store)
         self._file_keeper = Housekeeper(
-            [Job("compact", self._compactor.run)],
+            [Job("compact", self._compactor.run), Job("retention", self._retention.run)],
             clock=self._clock,
             interval_seconds=_JOBS_SECONDS,
             name="otelbill-files",
@@ -374,6 +376,7 @@ class Sidecar:
             waiting_calls_max=self._config.limits.waiting_calls,
             dead_letters=count_dead_letters(connection),
             ledger_bytes=self._store.size_bytes(),
+            ledger_free_bytes=count_free_bytes(connection),
             forward_queue_spans=0 if self._forwarder is None else self._forwarder.waiting_spans,
             group_keys=self._stages.books.group_keys,
             known_keys=self._stages.books.known_keys,
@@ -401,5 +404,5 @@ class Sidecar:
             stripe_status=lambda: read(render_status),
             operate=build_operate(operations),
             not_found=(NothingFound, UnknownEvent, UnknownGrant),
-            refused=(NoStripe, OtherPrices, StripeProblem, NotHeld),
+            refused=(NoStripe, OtherPrices, StripeProblem, NotHeld, EvidencePruned, *RETENTION_ERRORS),
         )

@@ -41,6 +41,7 @@ from otelbill_collector.ledger.periods import (
 from otelbill_collector.ledger.repricing import Scope
 from otelbill_collector.ledger.restated_terms import Restated, list_closed_terms, save_restated
 from otelbill_collector.ledger.sqlite import SqliteStore
+from otelbill_collector.ledger.tombstones import find_floor
 from otelbill_collector.ledger.usage_sums import list_customers
 
 Json = dict[str, Any]  # Any: JSON values
@@ -196,11 +197,13 @@ class Billing:
 
         def write(connection: sqlite3.Connection) -> int:
             invoices = [invoice for invoice in list_invoices(connection) if invoice.stands]
-            closed = list_closed_terms(connection, invoices)
+            closed, floor = list_closed_terms(connection, invoices), find_floor(connection)
             changed: list[Restated] = []
             for invoice in invoices:
                 customer, period = invoice.customer_id, invoice.period
                 if scope.where.get("customer_id") not in (None, customer) or not scope.holds(period):
+                    continue
+                if period.end_nanos <= floor:  # final: nothing of it is invoiced any more
                     continue
                 terms = tuple(resolve_terms(self._rules.card, self._rules.find_names(customer), period))
                 if list(map(render_term, terms)) != list(map(render_term, closed[customer, period.start_nanos][0])):

@@ -39,6 +39,9 @@ def build_operate(operations: Operations) -> dict[str, Callable[[Arguments], Any
         "credits-void": lambda arguments: _check_grant(
             lambda: operations.credits.void(**require_texts(arguments, ("grant_id", "reason", "operator")))
         ),
+        "retention-apply": lambda arguments: operations.retention.apply(
+            operator=require_texts(arguments, ("operator",))["operator"], partly=arguments.get("partly") is True
+        ),
         "reconcile": lambda arguments: operations.reconcile_stripe(since_nanos=arguments.get("since_nanos")),
     }
 

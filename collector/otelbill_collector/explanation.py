@@ -12,6 +12,7 @@ from otelbill_collector.domain.intents import Intent
 from otelbill_collector.domain.invoices import Line, render_line
 from otelbill_collector.domain.money import format_attos
 from otelbill_collector.domain.records import DeadLetter, UsageRecord
+from otelbill_collector.domain.retention import EvidencePruned
 from otelbill_collector.domain.usage import Candidate, Quantities
 from otelbill_collector.ledger.deadletters import find_dead_letter
 from otelbill_collector.ledger.journal import find_price_version
@@ -26,6 +27,7 @@ from otelbill_collector.ledger.lineage import list_records_by_id, list_trace, li
 from otelbill_collector.ledger.outbox_views import find_intents_for
 from otelbill_collector.ledger.periods import Invoice, UnknownInvoice, list_invoices_of_line, require_invoice
 from otelbill_collector.ledger.segments import format_quantity
+from otelbill_collector.ledger.tombstones import describe_absence
 
 Json = dict[str, Any]  # what is printed as JSON
 
@@ -44,22 +46,18 @@ def explain_identifier(connection: sqlite3.Connection, identifier: str) -> Json:
     """
     if identifier.startswith(("inv1.", "line1.")):
         return _explain_invoice(connection, identifier)
-    letter = find_dead_letter(connection, identifier)
+    letter, pruned = find_dead_letter(connection, identifier), describe_absence(connection)
     intents = find_intents_for(connection, identifier=identifier)
     records: list[UsageRecord] = []
     for intent in intents:
-        records.extend(
-            list_window_records(
-                connection, intent.customer_id, intent.start_nanos, intent.start_nanos + intent.length_nanos
-            )
-        )
+        records.extend(_list_window(connection, intent))
     if not intents:
         records = list_records_by_id(connection, identifier)
     if not intents and not records and letter is None:
         raise NothingFound(
             f"nothing in this ledger is called {identifier}; give a record, event, trace or span id, a run or provider "
             "response id, a dead letter's id, an invoice or a line of one (inv1...., line1....), or a Stripe "
-            "identifier (ob1....)"
+            "identifier (ob1....)" + (f"; {pruned}" if pruned else "")
         )
     trace_ids = {record.candidate.trace_id for record in records}
     trace_ids |= {record.decision.winner_trace_id for record in records if record.decision.winner_trace_id}
@@ -74,7 +72,17 @@ def explain_identifier(connection: sqlite3.Connection, identifier: str) -> Json:
         "dead_letters": [] if letter is None else [render_letter(letter)],
         "stripe": [render_intent(intent) for intent in intents or _list_intents(connection, records)],
         "invoice_lines": [] if intents else _list_lines(connection, records),
+        "pruned": pruned,
     }
+
+
+def _list_window(connection: sqlite3.Connection, intent: Intent) -> list[UsageRecord]:
+    """The records of an intent's window; none where they were pruned, which the answer says."""
+    end = intent.start_nanos + intent.length_nanos
+    try:
+        return list_window_records(connection, intent.customer_id, intent.start_nanos, end)
+    except EvidencePruned:
+        return []
 
 
 def _list_lines(connection: sqlite3.Connection, records: Sequence[UsageRecord]) -> list[Json]:
@@ -109,8 +117,8 @@ def _explain_invoice(connection: sqlite3.Connection, identifier: str) -> Json:
             placed_line = _place_line(invoice, line)
             if line_id:  # a search through the period's segments for each line would be too much for an invoice
                 found = _load_records(connection, rules.get(line.line_id), LINE_RECORDS_MAX)
-                placed_line["records"] = found.count
-                records |= {record.record_id: record for record in found.records}
+                placed_line["records"] = None if found is None else found.count
+                records |= {record.record_id: record for record in found.records} if found is not None else {}
             lines.append(placed_line)
     versions |= {record.amounts.price_version for record in records.values() if record.amounts.price_version}
     return {
@@ -122,11 +130,16 @@ def _explain_invoice(connection: sqlite3.Connection, identifier: str) -> Json:
         "price_versions": [_load_version(connection, version) for version in sorted(versions)],
         "dead_letters": [],
         "stripe": [render_intent(intent) for intent in _list_intents(connection, list(records.values()))],
+        "pruned": describe_absence(connection),
     }
 
 
-def _load_records(connection: sqlite3.Connection, rule: LineRule | None, limit: int) -> LineRecords:
-    return LineRecords(0, ()) if rule is None else load_line_records(connection, rule, limit=limit)
+def _load_records(connection: sqlite3.Connection, rule: LineRule | None, limit: int) -> LineRecords | None:
+    """None where some of them were pruned."""
+    try:
+        return LineRecords(0, ()) if rule is None else load_line_records(connection, rule, limit=limit)
+    except EvidencePruned:
+        return None
 
 
 def _summarize(invoice: Invoice) -> Json:

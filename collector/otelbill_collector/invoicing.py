@@ -34,6 +34,7 @@ from otelbill_collector.domain.terms import COMMITMENT, Term, render_term, resol
 from otelbill_collector.ledger.journal import find_last_segment, find_price_version, save_price_versions
 from otelbill_collector.ledger.periods import Invoice, InvoiceEvent, append_invoice, list_invoices
 from otelbill_collector.ledger.restated_terms import list_closed_terms
+from otelbill_collector.ledger.tombstones import find_floor
 from otelbill_collector.ledger.usage_sums import Blocker, has_records, list_blockers, load_usage_sums
 
 Json = dict[str, Any]  # Any: JSON values
@@ -193,6 +194,7 @@ class Drafting:
         self._rules = rules
         self._customer_id = customer_id
         self._history = _load_history(connection, customer_id)
+        self._floor_nanos = find_floor(connection)
         self._spent: dict[int, Fraction] = {}  # start of a period -> what of it counts towards commitments
         self._versions: dict[str, Json] = {
             charge.version.version_id: dict(charge.version.read_body()) for charge in rules.card.charges
@@ -257,6 +259,8 @@ class Drafting:
         return list_differences(self._state_period(period, terms), invoiced)
 
     def _is_settled(self, period: Period, terms: Sequence[Term]) -> bool:
+        if period.end_nanos <= self._floor_nanos:  # nothing was left to invoice when it became final
+            return True
         mark = self._history.find_settled_mark(period)
         if mark is None or self._history.is_restated(period) or any(term.section == COMMITMENT for term in terms):
             return False
@@ -374,7 +378,8 @@ def list_remedies(blocker: Blocker) -> list[str]:
     if blocker.state == "held":
         return [f'otelbill resolve {event_id} --input-tokens N --output-tokens N --reason "..."', void]
     names = " ".join(name for name in (blocker.provider, blocker.model) if name)
-    card = f"add a price for {names or 'its units'} to rate_card.prices, then start otelbill collector again"
+    what = names or "its units, which `otelbill held` shows,"
+    card = f"add a price for {what} to rate_card.prices, then start otelbill collector again"
     return [card, f'otelbill adjust {event_id} --charge AMOUNT --reason "..."', void]
 
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from otelbill_collector.decode.cut import CutRequest, cut_request
 from otelbill_collector.decode.wire import decode_request
 from otelbill_collector.domain.records import Answer, DeadLetter, Receipt, Rejection
+from otelbill_collector.domain.retention import EvidencePruned
 from otelbill_collector.domain.usage import Problem
-from otelbill_collector.pipeline import Carried, Request, bury_span
+from otelbill_collector.pipeline import PRUNED, Carried, Request, bury_span
 
 _log = logging.getLogger("otelbill.isolation")
 
@@ -89,6 +90,8 @@ class Isolator:
 
 def _bury(request: Request, fault: Exception) -> DeadLetter:
     (span,) = decode_request(request.body)
+    if isinstance(fault, EvidencePruned):  # its group cannot be decided as a whole any more
+        return bury_span(span, PRUNED, request.received_nanos)
     hint = "upgrade otelbill, then replay the dead letter"
     return bury_span(span, Problem("internal_error", "span", type(fault).__name__, hint), request.received_nanos)
 

@@ -37,6 +37,7 @@ from otelbill_collector.ledger.repricing import Scope
 from otelbill_collector.ledger.resolutions import Resolution
 from otelbill_collector.ledger.rollups import count_events
 from otelbill_collector.pipeline import Request, Stages, carry_batch
+from otelbill_collector.retention import RetentionDesk
 from otelbill_collector.simulation import identify_prices
 
 _log = logging.getLogger("otelbill.operations")
@@ -81,9 +82,11 @@ class Operations:
         rater: Rater | None = None,
         billing: Billing | None = None,
         terms: CreditTerms = CreditTerms(),  # noqa: B008 a frozen value
+        retention: RetentionDesk | None = None,
     ) -> None:
         self._stages = stages
         self._billing = billing
+        self._retention = retention
         self.credits = CreditDesk(stages.books.store, terms, clock)
         self._desk = desk
         self._folder = Folder(stages.books.store, None if desk is None else desk.metering)
@@ -101,6 +104,13 @@ class Operations:
         if self._billing is None:
             raise RuntimeError("these operations have no billing")
         return self._billing
+
+    @property
+    def retention(self) -> RetentionDesk:
+        """Retention of evidence. Raises RuntimeError where it was not wired."""
+        if self._retention is None:
+            raise RuntimeError("these operations have no retention")
+        return self._retention
 
     def fold(self) -> int:
         """Bring rollups, open events and the Stripe outbox up to date; returns the number of segments folded."""
@@ -176,7 +186,7 @@ class Operations:
             _log.error("dead letter %s still trips a fault (%s)", letter.letter_id, type(fault).__name__)
             return False
         outcomes = carried.posted.booking.outcomes if carried.posted else []
-        return bool(outcomes) and outcomes[0] is not Outcome.CONFLICT
+        return bool(outcomes) and outcomes[0] not in (Outcome.CONFLICT, Outcome.PRUNED)
 
     def flush_stripe(self) -> Json:
         """Close every window, open ones too, and send all that can be sent now."""

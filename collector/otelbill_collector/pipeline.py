@@ -173,39 +173,47 @@ _CONFLICT = Problem(
     "",
     "another span with the same id and other content is booked; two senders share an id, or one changed a sent span",
 )
+PRUNED = Problem(
+    "evidence_pruned",
+    "end_time_unix_nano",
+    "",
+    "evidence of its time, trace or event id was pruned by retention, so whether it is booked cannot be told; "
+    "if it is not, send it as a new event of today",
+)
+_BURIED = {Outcome.CONFLICT: _CONFLICT, Outcome.PRUNED: PRUNED}
 
 
 def _write_receipts(selected: Sequence[Selected | Rejection], posted: Posted | None, stages: Stages) -> Carried:
-    """One answer per request, from the outcomes in order. Conflicts become dead letters of their own."""
+    """One answer per request, from the outcomes in order. What was not booked becomes dead letters of its own."""
     answers: list[Answer] = []
     outcomes = iter(posted.booking.outcomes if posted else ())
     kept = iter(posted.kept if posted else ())
-    conflicts: list[DeadLetter] = []
+    buried: list[DeadLetter] = []
     for item in selected:
         if isinstance(item, Rejection):
             answers.append(item)
             continue
         results = list(islice(outcomes, len(item.candidates)))
-        if Outcome.CONFLICT in results:
-            conflicts.extend(
-                bury_span(span, _CONFLICT, item.received_nanos)
+        if not _BURIED.keys().isdisjoint(results):
+            buried.extend(
+                bury_span(span, _BURIED[outcome], item.received_nanos)
                 for (span, _), outcome in zip(item.candidates, results, strict=True)
-                if outcome is Outcome.CONFLICT
+                if outcome in _BURIED
             )
         new_letters = sum(islice(kept, len(item.letters)))
         answers.append(_count_receipt(item, results, new_letters))
-    if conflicts:
-        stages.books.post((), conflicts, conflicts[0].received_nanos)
+    if buried:
+        stages.books.post((), buried, buried[0].received_nanos)
     spans = tuple([0 if isinstance(item, Rejection) else len(item.candidates) for item in selected])
     return Carried(tuple(answers), posted, spans)
 
 
 def _count_receipt(item: Selected, outcomes: Sequence[Outcome], new_letters: int) -> Receipt:
-    conflicts = outcomes.count(Outcome.CONFLICT)
+    buried = sum(map(outcomes.count, _BURIED))
     return Receipt(
         spans=item.spans,
         ignored=item.spans - len(item.candidates) - len(item.letters),
         accepted=outcomes.count(Outcome.ACCEPTED),
         duplicate=outcomes.count(Outcome.DUPLICATE) + len(item.letters) - new_letters,
-        dead_lettered=conflicts + new_letters,
+        dead_lettered=buried + new_letters,
     )

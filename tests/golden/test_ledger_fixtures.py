@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from otelbill_collector.ledger.compaction import Compactor
 from otelbill_collector.ledger.findings import REPLAY
 from otelbill_collector.ledger.replay import replay_derived
 from otelbill_collector.ledger.schema import list_migrations
@@ -29,6 +30,7 @@ def test_an_earlier_versions_ledger_is_migrated_and_whole(tmp_path: Path, name: 
     # The rules of claims may have changed since: then the keys are built again, and nothing else is needed.
     assert {finding.remedy for finding in verify(ledger).findings} <= {REPLAY}
     books.store.transact(lambda connection: replay_derived(connection, CHECKS.keys_of))
+    Compactor(books.store).rebuild()
     books.close()
     assert verify(ledger).findings == []
 
@@ -40,7 +42,8 @@ def test_an_earlier_versions_ledger_is_verified_as_it_is(tmp_path: Path, name: s
     before = ledger.read_bytes()
     report = verify(ledger)
     assert {finding.remedy for finding in report.findings} <= {REPLAY}
-    assert bool(report.notes) == (name < "schema_0005"), report.notes
+    # Seals came with 5; credits, which came with 7, are folded otherwise since 12.
+    assert bool(report.notes) == (name < "schema_0005" or "schema_0007" <= name < "schema_0012"), report.notes
     assert ledger.read_bytes() == before
 
 

@@ -37,7 +37,9 @@ ALLOWED = {
     "operations": {
         *("billing", "crediting", "domain", "ledger", "export", "jobs", "pipeline", "explanation", "isolation"),
         "simulation",
+        "retention",
     },
+    "retention": {"audit", "billing", "config", "domain", "invoicing", "ledger"},
     "simulation": {"domain", "invoicing", "ledger"},
     "forecast": {"domain", "invoicing", "ledger", "simulation"},
     "commands": {"billing", "domain", "ledger", "operations", "web"},

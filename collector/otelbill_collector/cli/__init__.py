@@ -21,6 +21,7 @@ from otelbill_collector.cli import (
     query,
     report,
     repricing,
+    retention,
     stripe,
 )
 from otelbill_collector.config import ConfigError, render_problems
@@ -57,6 +58,7 @@ _COMMANDS = (
     integrity.replay,
     integrity.backup,
     integrity.restore,
+    retention.retention,
 )
 
 

@@ -12,6 +12,7 @@ import click
 
 from otelbill_collector.config import Config
 from otelbill_collector.config.process import load_process_config
+from otelbill_collector.domain.retention import EvidencePruned
 from otelbill_collector.ledger.sqlite import LedgerUnavailable, SqliteStore
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -52,6 +53,8 @@ def read_ledger(config: Config, work: Callable[[Any], T]) -> T:
         raise click.ClickException(str(error)) from error
     try:
         return store.read(work)
+    except EvidencePruned as error:
+        raise click.ClickException(str(error)) from error
     except sqlite3.Error as error:
         raise click.ClickException(f"cannot read the ledger in {config.data_dir}: {error}") from error
     finally:

@@ -67,6 +67,9 @@ def query(
     try:
         with open_query(store, _read_sql(sql), QueryLimits(rows or None, timeout or None)) as answer:
             _print_answer(answer, as_csv=as_csv, as_json=as_json)
+            if answer.pruned:
+                sys.stdout.flush()
+                click.echo(f"note: {answer.pruned}: the answer has none of those records", err=True)
             if answer.cut:
                 sys.stdout.flush()
                 click.echo(f"cut after {rows} rows, there are more: --rows 0 prints all", err=True)

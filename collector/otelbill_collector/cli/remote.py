@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT_SECONDS = 120.0
 _LONG_SECONDS = 3_600.0
-_LONG = frozenset({"rerate"})
+_LONG = frozenset({"rerate", "retention-apply"})
 _WITHOUT_LEDGER = frozenset({"stripe-plan", "stripe-apply"})  # an account may be set up before the first usage
 
 
@@ -24,12 +24,14 @@ def operate_ledger(config: Config, name: str, arguments: dict[str, Any]) -> Any:
     from otelbill_collector.announcement import find_sidecar
     from otelbill_collector.app import open_operations
     from otelbill_collector.commands import build_operate
+    from otelbill_collector.domain.retention import EvidencePruned
     from otelbill_collector.export.stripe.client import StripePackageMissing
     from otelbill_collector.export.stripe.ports import StripeProblem
     from otelbill_collector.ledger.books import UnknownEvent
     from otelbill_collector.ledger.credits import UnknownGrant
     from otelbill_collector.ledger.resolutions import NotHeld
     from otelbill_collector.operations import NoStripe, OtherPrices
+    from otelbill_collector.retention import RETENTION_ERRORS
     from otelbill_collector.web.api import BadQuery
 
     if name not in _WITHOUT_LEDGER and not (config.data_dir / LEDGER_NAME).is_file():
@@ -56,6 +58,8 @@ def operate_ledger(config: Config, name: str, arguments: dict[str, Any]) -> Any:
         StripeProblem,
         StripePackageMissing,
         BadQuery,
+        EvidencePruned,
+        *RETENTION_ERRORS,
         LedgerUnavailable,
     ) as error:
         raise click.ClickException(str(error)) from error

@@ -143,6 +143,8 @@ def explain(identifier: str, config_path: Path | None, data_dir: Path | None, as
     if found["stripe"]:
         rows = ([row[name] for name in names] for row in found["stripe"])
         print_table("Stripe intents (one is the sum of a window)", columns, rows, right=("window", "value"))
+    if found["pruned"]:
+        click.echo(f"note: {found['pruned']}; records of it are not shown", err=True)
 
 
 _INVOICE_FIELDS = ("invoice_id", "state", "customer_id", "period", "from", "to", "total", "currency")
@@ -179,15 +181,17 @@ def _print_version(version: Mapping[str, Any]) -> None:
     what = " ".join(content[name] for name in ("provider", "model") if content.get(name))
     columns = ("unit", "cost", "charge", "from the entry")
     rows = (
-        [unit, price.get("cost"), price.get("charge"), _render_entry(price.get("entry"))]
+        [unit, price.get("cost"), price.get("charge"), _render_entry(price.get("entry"), price.get("credits"))]
         for unit, price in content.get("prices", {}).items()
     )
     title = f"price version {version['price_version']}" + (f" for {what}" if what else "")
     print_table(f"{title}, {content.get('currency', '')} for one unit", columns, rows, right=("cost", "charge"))
 
 
-def _render_entry(entry: Mapping[str, Any] | None) -> str | None:
-    return ", ".join(f"{name} {value}" for name, value in entry.items()) if entry else None
+def _render_entry(entry: Mapping[str, Any] | None, credits: Mapping[str, Any] | None) -> str | None:
+    """Any: JSON values of a price version."""
+    says = ", ".join(f"{name} {value}" for name, value in entry.items()) if entry else None
+    return f"{says}; a credit is worth {credits['worth']['price']}" if credits else says
 
 
 @click.command("held")

@@ -15,6 +15,7 @@ from otelbill_collector.cli.options import (
 )
 from otelbill_collector.cli.remote import operate_ledger
 from otelbill_collector.cli.tables import print_table
+from otelbill_collector.domain.ratecard import RateCard
 from otelbill_collector.operations import render_status
 
 # What starts a stopped scope again, by the code of the stop; the message of any other says it itself.
@@ -40,14 +41,25 @@ def stripe() -> None:
 
 
 def _print_plan(name: str, config_path: Path | None, data_dir: Path | None, as_json: bool) -> bool:
-    answer = operate_ledger(require_config(config_path, data_dir), name, {})
+    config = require_config(config_path, data_dir)
+    answer = operate_ledger(config, name, {})
     if as_json:
         print_json(answer)
     else:
         columns = ("kind", "key", "change", "detail")
         rows = ([row[column] for column in columns] for row in answer["items"])
         print_table("the Stripe account and what otelbill needs", columns, rows)
+        if untold := _list_untold(config.rate_card):
+            click.echo(
+                f"Stripe is not told of the rate card's {', '.join(untold)}: meters have usage priced by event only.\n"
+                "Collect approved invoices in another way, or price by event; see Stripe in docs/billing.md"
+            )
     return bool(answer["pending"])
+
+
+def _list_untold(card: RateCard) -> list[str]:
+    """Sections that make lines of invoices and no meter events."""
+    return [name for name in ("charges", "fees", "minimums", "commitments", "discounts") if getattr(card, name)]
 
 
 @stripe.command("plan")

@@ -11,6 +11,7 @@ from otelbill_collector.config.file_model import (
     ForwardSection,
     LimitsSection,
     ListenSection,
+    RetentionSection,
     Secret,
     Section,
     StripeSection,
@@ -35,6 +36,9 @@ class ConfigFile(Section):
         default={}, description="What is known of customers, by customer id."
     )
     billing: BillingSection = Field(default_factory=BillingSection, description="Billing periods and invoices.")
+    retention: RetentionSection = Field(
+        default_factory=RetentionSection, description="How long evidence is kept, see docs/maintenance.md."
+    )
     provider_prices: list[ProviderPriceSection] = Field(
         default=[], description="Provider prices that the price data does not have, or has wrong."
     )

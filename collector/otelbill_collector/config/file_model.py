@@ -26,6 +26,7 @@ from otelbill_collector.domain.currencies import CURRENCIES
 from otelbill_collector.domain.instants import NANOS, parse_instant
 from otelbill_collector.domain.periods import ANCHOR_DAY_MAX, InvalidPeriod, require_zone
 from otelbill_collector.domain.prices import PER_MAX
+from otelbill_collector.domain.retention import EVIDENCE_DAYS_MIN, InvalidPolicy, RetentionPolicy
 
 _DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
 _DURATION_NANOS = {"ms": NANOS // 1000, "s": NANOS, "m": 60 * NANOS, "h": 3600 * NANOS, "d": 86400 * NANOS}
@@ -75,6 +76,13 @@ def _parse_duration(value: Any) -> int:
     if match is None:
         raise _fail("is not a duration", 'write a number with ms, s, m, h or d, such as "5m"')
     return int(match[1]) * _DURATION_NANOS[match[2]]
+
+
+def _parse_retention(value: Any) -> RetentionPolicy:
+    try:
+        return RetentionPolicy(_parse_text(value))
+    except InvalidPolicy as error:
+        raise _fail(str(error), f'write at least "{EVIDENCE_DAYS_MIN}d", or months such as "13mo"') from None
 
 
 def _parse_address(value: Any) -> Address:
@@ -143,6 +151,9 @@ TimeZone = Annotated[Text, AfterValidator(_require_time_zone), _schema(type="str
 DecimalText = Annotated[Any, BeforeValidator(_parse_decimal_text), _schema(type=["string", "integer"])]
 Moment = Annotated[int, BeforeValidator(_parse_moment), _schema(type="string")]
 Duration = Annotated[Any, BeforeValidator(_parse_duration), _schema(type="string", pattern=f"^{_DURATION.pattern}$")]
+Retention = Annotated[
+    Any, BeforeValidator(_parse_retention), _schema(type="string", pattern=r"^([1-9][0-9]{0,4}(d|mo)|\$\{)")
+]
 ListenAddress = Annotated[Any, BeforeValidator(_parse_address), _schema(type="string", pattern=":[0-9]+$")]
 Count: Any = _integer(1, 2**40)
 KeyCount: Any = _integer(10_000, 10**9)
@@ -297,4 +308,18 @@ class BillingSection(Section):
     currency_digits: Digits | None = Field(
         default=None,
         description="Decimals that invoices are rounded to; without it those of the currency, two for USD.",
+    )
+
+
+class RetentionSection(Section):
+    """How long evidence is kept."""
+
+    evidence: Retention | None = Field(
+        default=None,
+        description="How long records are kept after their event time, in days or months (`400d`, `13mo`); "
+        "without it for ever.",
+    )
+    closed_only: bool = Field(
+        default=True,
+        description="Whether only closed periods with an approved invoice lose records; false where others invoice.",
     )

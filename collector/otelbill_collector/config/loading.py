@@ -26,7 +26,17 @@ from otelbill_collector.config.file_model import (
 from otelbill_collector.config.problems import ConfigError, sort_problems
 from otelbill_collector.config.rate_card import check_valid_entries, create_provider_prices
 from otelbill_collector.config.rate_card_file import read_rate_card
-from otelbill_collector.config.values import Billing, Claims, Config, Customer, Forward, Limits, Listen, Stripe
+from otelbill_collector.config.values import (
+    Billing,
+    Claims,
+    Config,
+    Customer,
+    Forward,
+    Limits,
+    Listen,
+    Retention,
+    Stripe,
+)
 from otelbill_collector.decode.dialects import list_dialects
 from otelbill_collector.domain.ratecard import AT_COST
 from otelbill_collector.domain.windows import require_window_length
@@ -91,6 +101,7 @@ def _create_config(document: Document, path: Path | None, environ: Mapping[str, 
         stripe=_create_stripe(document, file.stripe) if file.stripe else None,
         customers={name: _create_customer(customer) for name, customer in file.customers.items()},
         billing=_create_billing(file.billing),
+        retention=Retention(file.retention.evidence, file.retention.closed_only),
         rate_card=card or AT_COST,
         provider_prices=create_provider_prices(document, file.provider_prices),
         source=path,

@@ -14,6 +14,7 @@ from otelbill_collector.domain.instants import DAY_NANOS, MINUTE_NANOS
 from otelbill_collector.domain.periods import BillingCalendar
 from otelbill_collector.domain.price_overrides import ProviderPrice
 from otelbill_collector.domain.ratecard import AT_COST, RateCard
+from otelbill_collector.domain.retention import RetentionPolicy
 from otelbill_collector.domain.selectors import Membership
 
 CostNames = Literal["otelbill", "gen_ai", "openinference", "langfuse"]
@@ -114,6 +115,14 @@ class Billing:
 
 
 @dataclass(frozen=True, slots=True)
+class Retention:
+    """How long evidence is kept (None: for ever), and whether only approved invoices' periods may lose it."""
+
+    evidence: RetentionPolicy | None = None
+    closed_only: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set. `source` is the file it came from."""
 
@@ -126,6 +135,7 @@ class Config:
     stripe: Stripe | None = None
     customers: Mapping[str, Customer] = field(default_factory=dict)
     billing: Billing = field(default_factory=Billing)
+    retention: Retention = field(default_factory=Retention)
     rate_card: RateCard = AT_COST
     provider_prices: tuple[ProviderPrice, ...] = ()
     source: Path | None = None

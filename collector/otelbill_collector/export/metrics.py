@@ -48,6 +48,7 @@ class Levels:
     waiting_calls_max: int
     dead_letters: int
     ledger_bytes: int
+    ledger_free_bytes: int
     forward_queue_spans: int
     group_keys: int
     known_keys: int
@@ -176,6 +177,9 @@ class _LevelCollector(Collector):
         yield GaugeMetricFamily("otelbill_waiting_calls_max", "Bound of those", value=levels.waiting_calls_max)
         yield GaugeMetricFamily("otelbill_dead_letters", "Dead letters that wait", value=levels.dead_letters)
         yield GaugeMetricFamily("otelbill_ledger_bytes", "Bytes of the ledger on disk", value=levels.ledger_bytes)
+        yield GaugeMetricFamily(
+            "otelbill_ledger_free_bytes", "Of those, free for reuse", value=levels.ledger_free_bytes
+        )
         yield GaugeMetricFamily("otelbill_group_keys", "Claim keys held in memory", value=levels.group_keys)
         yield GaugeMetricFamily("otelbill_known_keys", "Stored claim keys remembered", value=levels.known_keys)
         yield GaugeMetricFamily(

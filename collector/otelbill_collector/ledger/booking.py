@@ -39,6 +39,7 @@ from otelbill_collector.ledger.large_groups import Joined, choose_due, set_aside
 from otelbill_collector.ledger.lineage import list_key_days
 from otelbill_collector.ledger.members import Member, Row, Singles
 from otelbill_collector.ledger.resolutions import Resolution, apply_resolution, is_open
+from otelbill_collector.ledger.tombstones import is_pruned_event
 
 KeysOf = Callable[[Candidate], tuple[bytes, ...]]
 Decide = Callable[[Sequence[Candidate], int], Sequence[Decision]]
@@ -54,6 +55,7 @@ class Outcome(Enum):
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"
     CONFLICT = "conflict"  # same identity, other content
+    PRUNED = "pruned"  # whether it is booked cannot be told any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,21 @@ def book_due(
     return booking
 
 
+def refuse_pruned(booking: Booking, arrivals: Sequence[tuple[Candidate, int]], floor_nanos: int) -> None:
+    """Put the arrivals from before the floor, which were left out of a booking, back into their places."""
+    outcomes, arrived = iter(booking.outcomes), iter(booking.arrived)
+    booking.outcomes, booking.arrived = [], []
+    for candidate, received_nanos in arrivals:
+        if candidate.ended_nanos >= floor_nanos:
+            booking.outcomes.append(next(outcomes))
+            booking.arrived.append(next(arrived))
+        else:
+            day = candidate.ended_nanos // DAY_NANOS
+            event_id, content = identify_candidate(candidate), digest_candidate(candidate)
+            booking.outcomes.append(Outcome.PRUNED)
+            booking.arrived.append(Member(event_id, candidate, content, received_nanos, (), day))
+
+
 def postpone_due(connection: sqlite3.Connection, due: Due, now_nanos: int) -> None:
     """Have a group decided later that cannot be decided now: it stays booked as it is until then."""
     remove_due(connection, [due])
@@ -246,6 +263,8 @@ def _admit(connection: sqlite3.Connection, index: GroupIndex, arrived: Member) -
     if known is not None:
         repeated = _is_repeat(known, arrived.candidate, arrived.content)
         return (Outcome.DUPLICATE if repeated else Outcome.CONFLICT), known
+    if arrived.candidate.explicit_event_id and is_pruned_event(connection, arrived.keys[-1]):
+        return Outcome.PRUNED, arrived
     index.add_member(arrived)
     return Outcome.ACCEPTED, arrived
 

@@ -12,9 +12,10 @@ from functools import partial
 from typing import TypeVar
 
 from otelbill_collector.domain.ids import digest_parts
-from otelbill_collector.domain.instants import DAY_NANOS
+from otelbill_collector.domain.instants import DAY_NANOS, format_instant
 from otelbill_collector.domain.rating import Rater
 from otelbill_collector.domain.records import DeadLetter, UsageRecord
+from otelbill_collector.domain.retention import EvidencePruned
 from otelbill_collector.domain.usage import Candidate
 from otelbill_collector.ledger.booking import (
     Alone,
@@ -28,6 +29,7 @@ from otelbill_collector.ledger.booking import (
     book_members,
     collect_keys,
     postpone_due,
+    refuse_pruned,
 )
 from otelbill_collector.ledger.corrections import (
     Aspect,
@@ -44,6 +46,8 @@ from otelbill_collector.ledger.groups import GroupIndex, GroupLimits
 from otelbill_collector.ledger.journal import Due, find_last_segment, list_due
 from otelbill_collector.ledger.lineage import find_record, list_unpriced
 from otelbill_collector.ledger.openings import FIRST
+from otelbill_collector.ledger.pruned_sums import resume_folds
+from otelbill_collector.ledger.pruning import append_pruning
 from otelbill_collector.ledger.repricing import Progress, Scope
 from otelbill_collector.ledger.rerating import Rerating, Revisions, Written
 from otelbill_collector.ledger.resolutions import (
@@ -55,6 +59,7 @@ from otelbill_collector.ledger.resolutions import (
     save_resolution,
 )
 from otelbill_collector.ledger.sqlite import SqliteStore
+from otelbill_collector.ledger.tombstones import Pruning, describe_absence, find_floor, find_pruned_end
 
 T = TypeVar("T")
 _WAITING_BATCH = 1_000
@@ -96,6 +101,9 @@ class Books:
         self._turn = threading.RLock()
         self._index = GroupIndex(lambda candidate: collect_keys(candidate, claim_keys), limits)
         store.transact(self._index.remember)
+        store.transact(resume_folds)
+        self._floor_nanos = 0
+        self._note_prunings()
         self._corrections = CorrectionBook(store.transact(list_corrections))
         self._resolutions = {item.event_id: item for item in store.transact(list_resolutions)}
         self._rules = Rules(claim_keys, decide, rate, self._corrections, self._resolutions, alone)
@@ -111,13 +119,44 @@ class Books:
         return self._index.known_keys
 
     def post(self, arrivals: Sequence[tuple[Candidate, int]], letters: Sequence[DeadLetter], now_nanos: int) -> Posted:
-        """Book (candidate, received time) pairs and keep dead letters; durable when this returns."""
+        """Book (candidate, received time) pairs and keep dead letters; durable when this returns.
+
+        What ended before the floor of retention is not booked: its outcome says so.
+        """
 
         def work(connection: sqlite3.Connection) -> Posted:
             kept = tuple(save_dead_letter(connection, letter) for letter in letters)
-            return Posted(book_candidates(connection, self._index, arrivals, self._rules, now_nanos), kept)
+            floor = self._floor_nanos
+            taken = [pair for pair in arrivals if pair[0].ended_nanos >= floor] if floor else arrivals
+            booking = book_candidates(connection, self._index, taken, self._rules, now_nanos)
+            if len(taken) < len(arrivals):
+                refuse_pruned(booking, arrivals, floor)
+            return Posted(booking, kept)
 
         return self._transact(work)
+
+    def begin_pruning(self, pruning: Pruning, *, seen: int) -> bool:
+        """Decide that segments go: from now on nothing before the floor is booked.
+
+        False, with nothing written, if anything from before it was booked after segment `seen`.
+        """
+        with self._turn:
+            begun = self._transact(lambda connection: append_pruning(connection, pruning, seen=seen))
+            self._note_prunings()
+            return begun
+
+    def _note_prunings(self) -> None:
+        self._floor_nanos = self.store.transact(find_floor)
+        self._index.pruned_end_nanos = self.store.transact(find_pruned_end)
+
+    def _require_open_past(self, nanos: int, what: str) -> None:
+        """Raises EvidencePruned for what is final since evidence was pruned."""
+        if nanos < self._floor_nanos:
+            floor = format_instant(self._floor_nanos)
+            raise EvidencePruned(
+                f"{what} lies before {floor}, where all is final: {self.store.read(describe_absence)}; book the "
+                "difference as a new event of today"
+            )
 
     def post_due(self, now_nanos: int) -> Booking:
         """Decide again the groups whose time has come, some in each transaction: arrivals are booked in between.
@@ -181,8 +220,9 @@ class Books:
 
         A reversal and a revision each, in many transactions, by columns; what operators said something of goes through
         booking, so that charges given by hand stay. What is equal is not booked, so that doing it again after an
-        interruption books the rest.
+        interruption books the rest. Raises EvidencePruned for a scope that is final.
         """
+        self._require_open_past(scope.from_nanos or 0, "some of what is to be rated again")
         end = self.store.read(find_last_segment)
         note = f"rated again by {operator}: {reason}"
         told = self._corrections.event_ids | self._resolutions.keys()
@@ -335,7 +375,12 @@ class Books:
     def _require_record(self, identifier: str) -> UsageRecord:
         record = self.store.read(lambda connection: find_record(connection, identifier))
         if record is None:
-            raise UnknownEvent(f"no event or record {identifier}; `otelbill explain TRACE_ID` lists the ids of a trace")
+            pruned = self.store.read(describe_absence)
+            raise UnknownEvent(
+                f"no event or record {identifier}; `otelbill explain TRACE_ID` lists the ids of a trace"
+                + (f"; {pruned}" if pruned else "")
+            )
+        self._require_open_past(record.event_nanos, f"event {record.event_id}")
         return record
 
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.ledger.sqlite import SqliteStore
 from otelbill_collector.native.links import sort_entries
 from otelbill_collector.native.loading import find_library
@@ -235,3 +236,24 @@ def _load_run(connection: sqlite3.Connection, run_id: int) -> Entries:
     query = "SELECT body FROM claim_chunk WHERE run_id = ? ORDER BY last_key, first_key"
     bodies = [body for (body,) in connection.execute(query, (run_id,))]
     return np.frombuffer(b"".join(bodies), dtype=_ENTRY)
+
+
+def list_runs_until(connection: sqlite3.Connection, ended_nanos: int) -> list[int]:
+    """Runs that may have keys of spans that ended before an instant."""
+    day = (ended_nanos - 1) // DAY_NANOS
+    return [run_id for (run_id,) in connection.execute("SELECT run_id FROM claim_run WHERE day_min <= ?", (day,))]
+
+
+def keep_claims(connection: sqlite3.Connection, run_id: int, after: int) -> None:
+    """Keep of a run what leads to segments past `after`. Call inside a write transaction."""
+    row = connection.execute("SELECT level, day_min, day_max FROM claim_run WHERE run_id = ?", (run_id,)).fetchone()
+    if row is None:  # merged meanwhile: the run that has its entries has a later id
+        return
+    entries = _load_run(connection, run_id)
+    kept = entries[entries["segment"] > after]
+    if len(kept) == len(entries):
+        return
+    if len(kept):  # first, so that no run gets the number of another
+        _save_run(connection, row[0], kept, row[1], row[2])
+    connection.execute("DELETE FROM claim_chunk WHERE run_id = ?", (run_id,))
+    connection.execute("DELETE FROM claim_run WHERE run_id = ?", (run_id,))

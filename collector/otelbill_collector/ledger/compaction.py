@@ -22,11 +22,14 @@ import numpy as np
 import pyarrow as pa
 
 from otelbill_collector.domain.instants import DAY_NANOS, HOUR_NANOS, NANOS, format_instant
+from otelbill_collector.ledger.cuts import cut_records
 from otelbill_collector.ledger.identifiers import INDEXED, make_entries, merge_entries, write_entries
 from otelbill_collector.ledger.journal import find_high_water, list_tables, save_high_water
 from otelbill_collector.ledger.parquet import SOURCES, Cancelled, gather_rows, merge_records, order_rows, write_records
 from otelbill_collector.ledger.sqlite import SqliteStore
 from otelbill_collector.ledger.sums import Int64s, read_integers
+from otelbill_collector.ledger.tombstones import FILES as TRIMMED
+from otelbill_collector.ledger.tombstones import find_pruned
 
 NAME = "parquet"  # of the mark, and of the folder
 IDS_NAME = "ids"  # of the mark of ids, which are cheap, and written in the middle of a burst as well
@@ -95,6 +98,9 @@ def forget_files(connection: sqlite3.Connection) -> None:
     """Unregister every file, so that all are written again. Call inside a write transaction."""
     connection.execute("DELETE FROM derived_file")
     connection.execute("DELETE FROM high_water WHERE name IN (?, ?)", (NAME, IDS_NAME))
+    if pruned := find_pruned(connection):  # there is nothing to write of what is gone
+        for mark in (NAME, IDS_NAME, TRIMMED):
+            save_high_water(connection, mark, pruned)
 
 
 def find_mark(connection: sqlite3.Connection, kind: str) -> int:
@@ -149,14 +155,18 @@ class Compactor:
                 done += len(step.booked) if kind == RECORDS else 0
         with suppress(Cancelled):
             self._merge(now_nanos)
+            self.trim(now_nanos)
         return done
 
     def compact_all(self, advance: Callable[[int], None] = lambda _: None) -> None:
         """Compact every segment, whatever its age; `advance` is told the last segment of each step."""
-        for kind in (IDS, RECORDS):
-            while (step := self._plan(kind)) is not None:
+        waiting = True
+        while waiting:
+            steps = [step for kind in (IDS, RECORDS) if (step := self._plan(kind)) is not None]
+            for step in steps:
                 self._compact(step)
-                advance(step.last if kind == RECORDS else 0)
+                advance(step.last)
+            waiting = bool(steps)
 
     def _plan(self, kind: str, now_nanos: int | None = None) -> Step | None:
         return self._store.read(lambda connection: _plan_step(connection, kind, now_nanos))
@@ -234,6 +244,28 @@ class Compactor:
         for path in sources:  # a reader may have listed them: they are swept an hour from now
             os.utime(path, ns=(now_nanos or 0, now_nanos or 0))
         return True
+
+    def trim(self, now_nanos: int) -> None:
+        """Let the files hold nothing of segments that retention has emptied. Raises Cancelled."""
+        pruned = self._store.read(find_pruned)
+        if self._store.read(partial(find_pruned, mark=TRIMMED)) >= pruned:
+            return
+        old = [row for row in self._store.read(list_files) if row.segment_first <= pruned]
+        gone = [row for row in old if row.segment_last <= pruned or row.kind == RECORDS]
+        kept = [self._cut(row, pruned) for row in gone if row.segment_last > pruned]
+
+        def register(connection: sqlite3.Connection) -> None:
+            connection.executemany("DELETE FROM derived_file WHERE name = ?", [(row.name,) for row in gone])
+            _insert_rows(connection, [row for row in kept if row.entries])
+            save_high_water(connection, TRIMMED, pruned)
+
+        self._store.transact(register)
+        for row in gone:  # a reader may have listed them: they are swept an hour from now
+            os.utime(self._folder.joinpath(row.name), ns=(now_nanos, now_nanos))
+
+    def _cut(self, row: FileRow, after: int) -> FileRow:
+        write = partial(cut_records, source=self._folder.joinpath(row.name), after=after, stop=self._stopped.is_set)
+        return self._write(RECORDS, row.day, row.level, (after + 1, row.segment_last), write)
 
     def _write(self, kind: str, day: int, level: int, span: tuple[int, int], write: Callable[[Path], int]) -> FileRow:
         place = "mixed" if day == MIXED_DAY else format_instant(day * DAY_NANOS)[:10]

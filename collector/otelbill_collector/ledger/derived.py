@@ -25,9 +25,12 @@ from otelbill_collector.ledger.evidence import find_segment_touched
 from otelbill_collector.ledger.findings import FINDINGS_MAX, REPLAY, RESTORE, Finding, Progress, Report, Touched
 from otelbill_collector.ledger.journal import find_high_water
 from otelbill_collector.ledger.meters import Metering
+from otelbill_collector.ledger.pruned_sums import SUMMED_WINDOWS, list_steps, restore_fold
 from otelbill_collector.ledger.rollups import FACT_DIMENSIONS
 from otelbill_collector.ledger.schema import migrate_schema
 from otelbill_collector.ledger.segments import build_record
+from otelbill_collector.ledger.tombstones import FILES as TRIMMED
+from otelbill_collector.ledger.tombstones import find_pruned
 
 KEYS, ROLLUPS, WINDOWS, FILES, OPENINGS = "claim keys", "rollups", "stripe windows", "files", "open events"
 _REPLAYED_MARKS = (rollups.NAME, compaction.NAME, compaction.IDS_NAME, openings.NAME, credit_usage.NAME)
@@ -57,6 +60,7 @@ class KeyTally:
         self._rows: dict[int, int] = {}  # segment -> what claim_key lacks, as a sum of digests
         self._runs: dict[int, int] = {}  # segment -> what the runs lack
         self._expected: dict[int, tuple[int, int]] = {}
+        self.pruned = 0  # segments up to here need no keys, and may still have some
 
     def expect(self, segment_id: int, table: pa.Table) -> None:
         """Add what a sound segment should have."""
@@ -78,7 +82,8 @@ class KeyTally:
         wrong = [
             segment_id
             for segment_id in sorted(self._rows.keys() | self._runs.keys() | self._expected.keys())
-            if (self._rows.get(segment_id, 0), self._runs.get(segment_id, 0)) not in self._list_right(segment_id)
+            if segment_id > self.pruned
+            and (self._rows.get(segment_id, 0), self._runs.get(segment_id, 0)) not in self._list_right(segment_id)
         ]
         for segment_id in wrong:
             table = "claim_key" if segment_id in self._rows else "claim_chunk"
@@ -178,6 +183,7 @@ def open_scratch(path: Path, name: str, copies: dict[str, str]) -> Iterator[tupl
         (last,) = scratch.execute("SELECT coalesce(max(segment_id), 0) FROM ledger.segment").fetchone()
         for table, query in copies.items():
             scratch.execute(f"CREATE TABLE {table} AS {query}")
+        restore_fold(scratch, name, schema="ledger")
         scratch.execute("COMMIT")
         # A name is looked for in `temp` first, so the folds read this view where they say "segment".
         scratch.execute(f"CREATE TEMP VIEW segment AS SELECT * FROM ledger.segment WHERE segment_id <= {mark}")
@@ -298,6 +304,9 @@ def compare_windows(path: Path, metering: Metering, report: Report, progress: Pr
         known = {metering.charge_meter, *metering.unit_meters.values()}
         stored = _sum_hours(scratch, "SELECT * FROM found")
         fresh = _sum_hours(scratch, query.format(hour=_HOUR, db="main."))
+        for steps in list_steps(scratch, "ledger") if find_pruned(scratch, schema="ledger") else ():
+            for meter, customer_id, hour, amount in steps[SUMMED_WINDOWS][1:]:
+                fresh[meter, customer_id, hour] = fresh.get((meter, customer_id, hour), 0) + int(amount)
     report.counts["stripe_hours"] = len(stored)
     unknown = sorted({str(key[0]) for key in stored if key[0] not in known})
     if unknown:
@@ -326,8 +335,11 @@ def compare_files(connection: sqlite3.Connection, path: Path, report: Report, pr
         rows = compaction.list_files(connection)
         mark = find_high_water(connection, compaction.NAME)
         ids_mark = compaction.find_mark(connection, compaction.IDS)
-        query = "SELECT coalesce(max(segment_id), 0), coalesce(sum(record_count * (segment_id <= ?)), 0) FROM segment"
-        last, records = connection.execute(query, (mark,)).fetchone()
+        query = (
+            "SELECT coalesce(max(segment_id), 0), coalesce(sum(record_count * (segment_id > ? AND segment_id <= ?)), 0)"
+            " FROM segment"
+        )
+        last, records = connection.execute(query, (find_pruned(connection, TRIMMED), mark)).fetchone()
     finally:
         connection.execute("ROLLBACK")
     is_sound = check_mark(compaction.IDS_NAME, FILES, ids_mark, last, report)

@@ -16,6 +16,7 @@ from otelbill_collector.domain.instants import HOUR_NANOS, format_instant
 from otelbill_collector.ledger.findings import RESTORE, Finding, Progress, Report, Touched, shorten_names
 from otelbill_collector.ledger.journal import chain_digest
 from otelbill_collector.ledger.segments import decode_table
+from otelbill_collector.ledger.tombstones import find_pruned
 
 CHECK = "segments"
 RECENT_SEGMENTS = 1_000  # looked at when the sidecar starts,
@@ -44,12 +45,23 @@ Consume = Callable[[int, pa.Table], None]  # a sound segment's id and columns
 def check_segments(
     connection: sqlite3.Connection, last: int, report: Report, progress: Progress, consume: Consume
 ) -> None:
-    """Check segments 1 to `last` and hand every sound one to `consume`. Each batch is a snapshot of its own."""
+    """Check segments 1 to `last` and hand every sound one to `consume`. Each batch is a snapshot of its own.
+
+    Of those that retention has emptied, the row is taken as it stands: its seal and the decision prove it, and the
+    first segment with a body proves the last digest.
+    """
     previous = _Previous(0, bytes(32))
     records = 0
+    pruned = find_pruned(connection)
     for row in _walk(connection, last, report, progress):
         if row.segment_id != previous.segment_id + 1:
             _report_gap(report, previous.segment_id + 1, row.segment_id - 1)
+        elif row.segment_id <= pruned:
+            if row.body:
+                problem = "has a body, though the ledger says that it was pruned"
+                report.add(Finding(CHECK, "segment", str(row.segment_id), problem, RESTORE, find_touched(row)))
+            previous = _Previous(row.segment_id, row.digest)
+            continue
         elif chain_digest(previous.digest, row.body) != row.digest:
             if not _is_digest_excused(connection, previous, row):
                 report.add(_describe_mismatch(row))
@@ -216,8 +228,11 @@ def find_recent_damage(connection: sqlite3.Connection) -> Finding | None:
     rows = connection.execute(f"SELECT {_COLUMNS} FROM segment ORDER BY segment_id DESC LIMIT {RECENT_SEGMENTS + 1}")
     newer: SegmentRow | None = None
     seen = 0
+    pruned = find_pruned(connection)
     for values in rows:
         row = SegmentRow(*values)
+        if newer is not None and newer.segment_id <= pruned:
+            return None
         if newer is not None:
             if row.segment_id != newer.segment_id - 1:
                 return Finding(CHECK, "segment", str(newer.segment_id - 1), "is missing", RESTORE)
@@ -227,6 +242,11 @@ def find_recent_damage(connection: sqlite3.Connection) -> Finding | None:
         if seen > RECENT_BYTES:
             return None
         newer = row
-    if newer is not None and newer.segment_id == 1 and chain_digest(bytes(32), newer.body) != newer.digest:
+    if (
+        newer is not None
+        and newer.segment_id == 1
+        and not pruned
+        and chain_digest(bytes(32), newer.body) != newer.digest
+    ):
         return _describe_mismatch(newer)
     return None

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from otelbill_collector.domain.ids import is_twin_key
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import UsageRecord
+from otelbill_collector.domain.retention import EvidencePruned
 from otelbill_collector.domain.span_columns import Bytes, Int32s, SpanColumns
 from otelbill_collector.domain.usage import Candidate
 from otelbill_collector.ledger.claim_runs import find_claims, list_recent_prefixes, read_prefixes
@@ -69,6 +70,7 @@ class GroupIndex:
         self._singles: WeakSet[Singles] = WeakSet()  # those of which any span may be in `_fresh`
         self._doubtful: Set[bytes] = frozenset()  # keys of the batch that may be stored
         self._uncommitted: dict[bytes, list[Member]] = {}  # those of them whose keys are not in `_fresh`
+        self.pruned_end_nanos = 0  # what ended before may have been pruned
 
     def remember(self, connection: sqlite3.Connection) -> None:
         """Fill the filter from the ledger, once, before anything else: newest days first, as far as it has room."""
@@ -185,12 +187,14 @@ class GroupIndex:
         return list(found.values())
 
     def close_group(self, connection: sqlite3.Connection, start: Member) -> list[Member]:
-        """The whole group of `start`, ordered by event id."""
+        """The whole group of `start`, ordered by event id. Raises EvidencePruned where a part of it may be gone."""
         group = {start.event_id: start}
         pending = [start]
         seen: set[tuple[Key, str | None]] = set()
         while pending:
             member = pending.pop()
+            if (member.day - 1) * DAY_NANOS < self.pruned_end_nanos:
+                raise EvidencePruned("its claim group reaches back to spans whose evidence was pruned")
             for key in member.keys:
                 apart = member.candidate.emitter if is_twin_key(key) else None
                 place = (member.day, key)
@@ -348,7 +352,8 @@ class GroupIndex:
             positions.setdefault(segment_id, []).append(position)
         newest: dict[str, UsageRecord] = {}
         for segment_id, found in positions.items():
-            for row in self._load_table(connection, segment_id).take(found).to_pylist():
+            table = self._load_table(connection, segment_id)
+            for row in table.take(found).to_pylist() if table is not None else ():
                 record = build_record(row)
                 known = newest.get(record.event_id)
                 if known is None or record.revision > known.revision:
@@ -379,10 +384,13 @@ class GroupIndex:
         self._members[record.event_id] = member
         return member
 
-    def _load_table(self, connection: sqlite3.Connection, segment_id: int) -> pa.Table:
+    def _load_table(self, connection: sqlite3.Connection, segment_id: int) -> pa.Table | None:
+        """None where the segment was pruned and its keys are not yet: none of its members is within reach."""
         table = self._tables.get(segment_id)
         if table is None:
             (body,) = connection.execute("SELECT body FROM segment WHERE segment_id = ?", (segment_id,)).fetchone()
+            if not body:
+                return None
             table = decode_table(body, RECORD_COLUMNS)
             self._tables[segment_id] = table
             if len(self._tables) > _TABLES_MAX:

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
-from otelbill_collector.ledger import credit_checks, derived, evidence, periods, state
+from otelbill_collector.ledger import credit_checks, derived, evidence, periods, pruned_checks, state
 from otelbill_collector.ledger.derived import KeyFunction, KeyTally, decode_text, list_price_names
 from otelbill_collector.ledger.findings import REPLAY, Progress, Report, ignore_progress
 from otelbill_collector.ledger.meters import Metering
+from otelbill_collector.ledger.tombstones import find_pruned
 
 _BUSY_MS = 15_000
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,25 @@ def open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def verify_ledger(path: Path, checks: Checks, progress: Progress = ignore_progress) -> Report:
-    """Check everything in the ledger file at `path`. Never raises for what is in the file: that is in the report."""
+    """Check everything in the ledger file at `path`. Never raises for what is in the file: that is in the report.
+
+    What retention removes meanwhile would look like a loss: then everything is checked again.
+    """
+    for _ in range(_ATTEMPTS):
+        before = _find_pruned(path)
+        report = _verify_once(path, checks, progress)
+        if _find_pruned(path) == before:
+            break
+    return report
+
+
+def _find_pruned(path: Path) -> int:
+    with suppress(Exception), open_for_reading(path) as connection:  # a damaged file raises anything
+        return find_pruned(connection)
+    return 0
+
+
+def _verify_once(path: Path, checks: Checks, progress: Progress) -> Report:
     report = Report()
     with report.guard(state.DATABASE, "ledger.sqlite"), open_for_reading(path) as connection:
         version = 0
@@ -77,8 +97,12 @@ def _check_contents(
         prices.update(list_price_names(table))
 
     with report.guard(evidence.CHECK, "segment"):
+        tally.pruned = find_pruned(connection)
         (last,) = connection.execute("SELECT coalesce(max(segment_id), 0) FROM segment").fetchone()
         evidence.check_segments(connection, last, report, progress, consume)
+    if version >= state.PRUNINGS_SINCE:
+        with report.guard(pruned_checks.PRUNINGS, "pruning"):
+            pruned_checks.check_prunings(connection, report)
     with report.guard(derived.KEYS, "claim_key"):
         tally.compare(connection, last, report, progress)
     with report.guard(state.PRICES, "price_version"):

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import UsageRecord
+from otelbill_collector.domain.retention import EvidencePruned
 from otelbill_collector.ledger.claim_runs import append_claims
 from otelbill_collector.ledger.columns import encode_singles
 from otelbill_collector.ledger.members import Singles
 from otelbill_collector.ledger.segments import decode_table, encode_segment
+from otelbill_collector.ledger.tombstones import describe_segment
 
 
 class Placed(NamedTuple):
@@ -121,8 +123,32 @@ def list_tables(
 ) -> Iterator[tuple[int, pa.Table]]:
     """(segment id, columns) of each segment past `after`, in order; optionally only those that touch [from, to).
 
-    With `columns` only these are read; `dictionaries` as for `decode_table`.
+    With `columns` only these are read; `dictionaries` as for `decode_table`. Raises EvidencePruned at a segment whose
+    body is gone, so that no answer is smaller than it looks.
     """
+    for segment_id, body in _walk_bodies(connection, after, ended_from, ended_to):
+        yield segment_id, decode_table(_require_body(connection, segment_id, body), columns, dictionaries=dictionaries)
+
+
+def _require_body(connection: sqlite3.Connection, segment_id: int, body: bytes) -> bytes:
+    """Raises EvidencePruned for a segment that was pruned."""
+    if not body:
+        raise EvidencePruned(f"{describe_segment(connection, segment_id)}; ask for a later time")
+    return body
+
+
+def list_kept_tables(
+    connection: sqlite3.Connection, after: int, *, ended_from: int, ended_to: int, columns: Sequence[str]
+) -> Iterator[pa.Table]:
+    """The same without the segments whose body is gone: for questions to which they have nothing to say."""
+    for _, body in _walk_bodies(connection, after, ended_from, ended_to):
+        if body:
+            yield decode_table(body, columns)
+
+
+def _walk_bodies(
+    connection: sqlite3.Connection, after: int, ended_from: int | None, ended_to: int | None
+) -> Iterator[tuple[int, bytes]]:
     clauses, values = ["segment_id > ?"], [after]
     if ended_from is not None:
         clauses.append("ended_max >= ?")
@@ -131,8 +157,7 @@ def list_tables(
         clauses.append("ended_min < ?")
         values.append(ended_to)
     query = f"SELECT segment_id, body FROM segment WHERE {' AND '.join(clauses)} ORDER BY segment_id"
-    for segment_id, body in connection.execute(query, values):
-        yield segment_id, decode_table(body, columns, dictionaries=dictionaries)
+    yield from connection.execute(query, values)
 
 
 def list_bodies(
@@ -152,7 +177,8 @@ def list_bodies(
         clauses.append("ended_min < ?")
         values.append(ended_to)
     query = f"SELECT segment_id, body FROM segment WHERE {' AND '.join(clauses)} ORDER BY segment_id DESC"
-    yield from connection.execute(query, values)
+    for segment_id, body in connection.execute(query, values):
+        yield segment_id, _require_body(connection, segment_id, body)
 
 
 def save_price_versions(connection: sqlite3.Connection, bodies: Mapping[str, str]) -> None:

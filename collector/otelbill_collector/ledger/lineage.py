@@ -58,6 +58,8 @@ def list_key_days(connection: sqlite3.Connection, key: bytes) -> list[int]:
     days: set[int] = set()
     for segment_id, found in positions.items():
         (body,) = connection.execute("SELECT body FROM segment WHERE segment_id = ?", (segment_id,)).fetchone()
+        if not body:  # pruned: its days are before those on which anything is still taken
+            continue
         ended = decode_table(body, ("ended_nanos",))["ended_nanos"].take(found).to_pylist()
         days.update(nanos // DAY_NANOS for nanos in ended)
     return sorted(days)
@@ -157,10 +159,9 @@ def _list_bodies(connection: sqlite3.Connection, keys: Sequence[bytes]) -> Itera
     except (OSError, ValueError):  # lost files are written again by the sidecar; until then, every segment is read
         segments, mark = set(), 0
     for segment_id in sorted(segments):
-        yield from (
-            body for (body,) in connection.execute("SELECT body FROM segment WHERE segment_id = ?", (segment_id,))
-        )
-    query = "SELECT body FROM segment WHERE segment_id > ? ORDER BY segment_id"
+        query = "SELECT body FROM segment WHERE segment_id = ? AND length(body) > 0"  # what is pruned has none
+        yield from (body for (body,) in connection.execute(query, (segment_id,)))
+    query = "SELECT body FROM segment WHERE segment_id > ? AND length(body) > 0 ORDER BY segment_id"
     yield from (body for (body,) in connection.execute(query, (mark,)))
 
 

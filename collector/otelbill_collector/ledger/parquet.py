@@ -131,7 +131,7 @@ def _encode_hex(column: pa.Array) -> pa.Array:
 
 def write_records(path: Path, rows: pa.Table, order: Int64s) -> int:
     """Write gathered rows in an order as a Parquet file; returns how many. Only a row group is in memory once more."""
-    with _open_writer(path) as writer:
+    with open_writer(path) as writer:
         for start in range(0, len(order), _ROW_GROUP):
             part = rows.take(pa.array(order[start : start + _ROW_GROUP]))
             columns = [_build_column(part, field) for field in RECORDS]
@@ -144,7 +144,7 @@ def merge_records(path: Path, sources: Sequence[Path], is_cancelled: Callable[[]
     files = [pq.ParquetFile(source) for source in sources]
     count, waiting, held = 0, [], 0
     try:
-        with _open_writer(path) as writer:
+        with open_writer(path) as writer:
             for part in _merge_sorted([file.iter_batches(_MERGE_BATCH) for file in files]):
                 if is_cancelled():
                     raise Cancelled
@@ -162,7 +162,8 @@ def merge_records(path: Path, sources: Sequence[Path], is_cancelled: Callable[[]
     return count
 
 
-def _open_writer(path: Path) -> pq.ParquetWriter:
+def open_writer(path: Path) -> pq.ParquetWriter:
+    """Where records are written in their order, a row group at a time."""
     return pq.ParquetWriter(
         path,
         RECORDS,

@@ -22,6 +22,7 @@ import pyarrow as pa
 from otelbill_collector.ledger.compaction import RECORDS, find_folder, list_files
 from otelbill_collector.ledger.parquet import RECORDS as RECORD_SCHEMA
 from otelbill_collector.ledger.sqlite import SqliteStore
+from otelbill_collector.ledger.tombstones import describe_absence
 from otelbill_collector.ledger.views import DERIVED_VIEWS, STATE_VIEWS, VIEWS, load_tail, load_view
 
 _BATCH_ROWS = 1_024
@@ -51,6 +52,7 @@ class Answer:
     columns: tuple[str, ...]
     rows: Iterator[Row]
     cut: bool = False
+    pruned: str | None = None  # which records the answer cannot have, where it asks for records
 
 
 @contextmanager
@@ -61,12 +63,12 @@ def open_query(store: SqliteStore, sql: str, limits: QueryLimits) -> Iterator[An
         timer = threading.Timer(limits.seconds_max or 0, connection.interrupt)
         try:
             with _explain_errors(limits):
-                _prepare_session(connection, store, sql, Path(scratch))
+                pruned = _prepare_session(connection, store, sql, Path(scratch))
                 _check_statement(connection, sql)
                 if limits.seconds_max is not None:
                     timer.start()
                 reader = connection.sql(sql).to_arrow_reader(_BATCH_ROWS)
-            answer = Answer(tuple(reader.schema.names), iter(()))
+            answer = Answer(tuple(reader.schema.names), iter(()), pruned=pruned)
             answer.rows = _read_rows(reader, limits, answer)
             yield answer
         finally:
@@ -96,19 +98,20 @@ def _read_values(column: pa.Array) -> list[Any]:
     return values
 
 
-def _prepare_session(connection: duckdb.DuckDBPyConnection, store: SqliteStore, sql: str, scratch: Path) -> None:
-    """Views on a snapshot, and then the locks: what is not reachable now never is."""
+def _prepare_session(connection: duckdb.DuckDBPyConnection, store: SqliteStore, sql: str, scratch: Path) -> str | None:
+    """Views on a snapshot, and then the locks: what is not reachable now never is. Returns what was pruned of them."""
     folder = find_folder(store.path)
 
-    def load(ledger: sqlite3.Connection) -> tuple[list[Path], pa.Table]:
+    def load(ledger: sqlite3.Connection) -> tuple[list[Path], pa.Table, str | None]:
         wanted = any(_mentions(sql, name) for name in _OVER_RECORDS)
         for name, view in STATE_VIEWS.items():
             table = load_view(ledger, view) if _mentions(sql, name) else view.schema.empty_table()
             connection.register(f"{name}_now", table)
         tail = load_tail(ledger) if wanted else RECORD_SCHEMA.empty_table()
-        return [folder.joinpath(row.name) for row in list_files(ledger, RECORDS)] if wanted else [], tail
+        files = [folder.joinpath(row.name) for row in list_files(ledger, RECORDS)] if wanted else []
+        return files, tail, describe_absence(ledger) if wanted else None
 
-    files, tail = store.read(load)
+    files, tail, pruned = store.read(load)
     lost = next((path for path in files if not path.is_file()), None)
     if lost is not None:
         raise QueryFailed(f"{lost} is gone; a start of the collector or `otelbill replay` writes it again")
@@ -131,6 +134,7 @@ def _prepare_session(connection: duckdb.DuckDBPyConnection, store: SqliteStore, 
         "lock_configuration = true",
     ):
         connection.execute(f"SET {setting}")
+    return pruned
 
 
 def _mentions(sql: str, name: str) -> bool:

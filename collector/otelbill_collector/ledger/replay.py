@@ -14,11 +14,13 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from otelbill_collector.ledger import credit_usage, evidence, openings, rollups
-from otelbill_collector.ledger.claim_runs import append_claims, merge_claims
+from otelbill_collector.ledger.claim_runs import append_claims, merge_claims, read_entries
 from otelbill_collector.ledger.credits import list_customers, mark_changed
-from otelbill_collector.ledger.derived import OPENINGS, ROLLUPS, KeyFunction, derive_key_rows
+from otelbill_collector.ledger.derived import OPENINGS, ROLLUPS, KeyFunction, derive_key_rows, digest_entries
 from otelbill_collector.ledger.findings import Progress, Report, ignore_progress
-from otelbill_collector.ledger.journal import find_high_water, find_last_segment, save_high_water
+from otelbill_collector.ledger.journal import find_high_water, find_last_segment
+from otelbill_collector.ledger.pruned_sums import restore_fold
+from otelbill_collector.ledger.tombstones import find_pruned
 
 _REPLAYED = ("claim_key", "claim_run", "claim_chunk", "rollup", "rollup_day", "open_event", "credit_usage")
 # What is compared of tables whose rows are numbered by when runs were merged; "{0}" stands before names of tables.
@@ -57,8 +59,8 @@ def replay_derived(
     connection: sqlite3.Connection, keys_of: KeyFunction, progress: Progress = ignore_progress
 ) -> list[Replayed]:
     """Build claim keys and rollups again. Call inside a write transaction. Raises ReplayRefused, changing nothing."""
-    last = find_last_segment(connection)
-    bounds = {name: min(max(find_high_water(connection, name), 0), last) for name in _FOLDS}
+    last, pruned = find_last_segment(connection), find_pruned(connection)
+    bounds = {name: min(max(find_high_water(connection, name), pruned), last) for name in _FOLDS}
     if not bounds[credit_usage.NAME]:
         del bounds[credit_usage.NAME]  # nobody has credits: nothing was ever folded
     # Segments from before the runs keep their keys where they are.
@@ -74,6 +76,9 @@ def replay_derived(
             _fold_again(connection, name, bound, progress)
         mark_changed(connection, list_customers(connection))  # what was posted may have followed damaged rows
         replayed = [_compare(connection, table) for table in _REPLAYED]
+        if pruned and _sum_claims(connection, "temp.before_", pruned) == _sum_claims(connection, "main.", pruned):
+            # The keys of what is gone went out of runs that stand otherwise when they are made again.
+            replayed = [_forgive(item) if item.table in ("claim_run", "claim_chunk") else item for item in replayed]
         for name in bounds:
             while _FOLDS[name][1](connection):  # what came after the mark is new, not different
                 pass
@@ -116,7 +121,7 @@ def _rebuild_keys(
 def _fold_again(connection: sqlite3.Connection, name: str, bound: int, progress: Progress) -> None:
     """Fold an emptied table up to where it stood."""
     step, fold = _FOLDS[name]
-    save_high_water(connection, name, 0)
+    restore_fold(connection, name)
     # A name is looked for in `temp` first: the fold sees the segments up to the mark and no others.
     connection.execute(f"CREATE TEMP VIEW segment AS SELECT * FROM main.segment WHERE segment_id <= {bound}")
     try:
@@ -124,6 +129,21 @@ def _fold_again(connection: sqlite3.Connection, name: str, bound: int, progress:
             progress(step, find_high_water(connection, name), bound)
     finally:
         connection.execute("DROP VIEW temp.segment")
+
+
+def _sum_claims(connection: sqlite3.Connection, place: str, pruned: int) -> tuple[int, int, int]:
+    """What equal sets of entries of kept segments have in common: their number, a sum of digests, those of the runs."""
+    count = total = 0
+    for (body,) in connection.execute(f"SELECT body FROM {place}claim_chunk"):
+        entries = read_entries(body)
+        entries = entries[entries["segment"] > pruned]
+        count, total = count + len(entries), (total + int(digest_entries(entries).sum())) % 2**64
+    (said,) = connection.execute(f"SELECT coalesce(sum(entries), 0) FROM {place}claim_run").fetchone()
+    return count, total, said
+
+
+def _forgive(item: Replayed) -> Replayed:
+    return Replayed(item.table, item.rows, removed=0, added=0)
 
 
 def _compare(connection: sqlite3.Connection, table: str) -> Replayed:

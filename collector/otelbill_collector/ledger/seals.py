@@ -108,6 +108,16 @@ SEALED = (
         ("name",),
         tuple("kind day level segment_first segment_last entries size_bytes digest".split()),
     ),
+    Sealed(
+        "pruning",
+        ("pruning_id",),
+        tuple(
+            "segment_first segment_last ended_min ended_max record_count digest floor_nanos policy operator "
+            "at_nanos".split()
+        ),
+    ),
+    Sealed("pruning_step", ("segment_last",), ("segment_first", "sums")),
+    Sealed("pruned_event", ("key",), ("segment_id",), blob_key=True),
 )
 
 

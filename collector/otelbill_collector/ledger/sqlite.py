@@ -18,6 +18,7 @@ from otelbill_collector.ledger.schema import SchemaTooNew, list_migrations, migr
 T = TypeVar("T")
 LEDGER_NAME = "ledger.sqlite"
 _BUSY_MS = 15_000
+_PAGES = ("freelist_count", "page_size")
 _CACHE_KIB = 65_536  # holds a large commit: what does not fit is written before its time and read again, a third dearer
 
 
@@ -129,6 +130,15 @@ class SqliteStore:
         """Bytes of the ledger file and its write-ahead log."""
         return sum(path.stat().st_size for path in self.path.parent.glob(f"{LEDGER_NAME}*") if path.is_file())
 
+    def shrink(self) -> None:
+        """Write the file anew without what is free in it. Needs as much disk as it then has; nobody may write."""
+        with self._write_lock:
+            writer = self._writer
+            if writer is None:
+                raise LedgerUnavailable(f"{self.path} is not open for writing")
+            writer.execute("VACUUM")
+            writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def close(self) -> None:
         """Close every connection and give the folder's lock back. May be called twice."""
         for connection in (*self._open_readers, self._writer):
@@ -140,6 +150,12 @@ class SqliteStore:
         if self._lock_file is not None:
             os.close(self._lock_file)
             self._lock_file = None
+
+
+def count_free_bytes(connection: sqlite3.Connection) -> int:
+    """Bytes inside the ledger file that hold nothing: what comes next is written there first."""
+    ((pages,), (size,)) = (connection.execute(f"PRAGMA {name}").fetchone() for name in _PAGES)
+    return int(pages * size)
 
 
 def lock_folder(data_dir: Path) -> int:

@@ -29,9 +29,10 @@ FILES_SINCE = 9  # and derived_file
 OPENINGS_SINCE = 10  # and open_event
 DAYS_SINCE = 11  # and rollup_day
 CREDIT_RATES_SINCE = 12  # and credits for one unit in credit_usage
+PRUNINGS_SINCE = 13  # and pruning
 WHOLE_BYTES_MAX = 2 * 1024**3  # larger files are not checked page by page in one long snapshot
 _HEADER_BYTES = 100
-_DERIVED_MARKS = tuple(("high_water", name) for name in ("rollup", "parquet", "ids", "open", "credit"))
+_DERIVED_MARKS = tuple(("high_water", name) for name in ("rollup", "parquet", "parquet_from", "ids", "open", "credit"))
 
 
 def check_header(path: Path, version: int, report: Report) -> None:

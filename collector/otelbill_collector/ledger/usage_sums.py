@@ -20,7 +20,7 @@ from otelbill_collector.domain.instants import format_instant
 from otelbill_collector.domain.money import EXACT
 from otelbill_collector.domain.statements import UsageSum
 from otelbill_collector.domain.usage import STANDARD_UNITS, Quantity
-from otelbill_collector.ledger.journal import list_tables
+from otelbill_collector.ledger.journal import list_kept_tables, list_tables
 from otelbill_collector.ledger.segments import add_quantities, parse_quantities, to_attos
 
 _NAMES = ("project_id", "step", "provider", "model", "price_version")
@@ -126,11 +126,12 @@ def list_blockers(
 ) -> list[Blocker]:
     """Bookings in force of [from, to) that are unpriced or held for the customer, or in suspense for anyone.
 
-    `after` is a segment up to which there were none.
+    `after` is a segment up to which there were none. In pruned segments nothing waits, or they would stand.
     """
     in_force: dict[str, Row] = {}
-    tables = list_tables(connection, after, ended_from=from_nanos, ended_to=to_nanos, columns=_BLOCKING_COLUMNS)
-    for _, table in tables:
+    for table in list_kept_tables(
+        connection, after, ended_from=from_nanos, ended_to=to_nanos, columns=_BLOCKING_COLUMNS
+    ):
         own = pc.and_kleene(
             pc.equal(table["customer_id"], customer_id),
             pc.is_in(table["rating"], value_set=pa.array(["held", "unpriced"])),

@@ -529,6 +529,14 @@ OB_API void ob_scanner_free(Scanner *scanner) {
     for (size_t at = 0; at < sizeof held / sizeof *held; at++) free(held[at]);
 }
 
+/* A burst leaves no memory behind: what grew past `kept` begins anew. */
+static void release(void **items, size_t *space, size_t kept) {
+    if (*space <= kept) return;
+    free(*items);
+    *items = NULL;
+    *space = 0;
+}
+
 OB_API void ob_scanner_forget(Scanner *scanner) {
     ob_table_forget(&scanner->table);
     scanner->nodes_size = scanner->layouts_size = scanner->kinds_size = scanner->noted_size = scanner->steps_size = 0;
@@ -539,11 +547,10 @@ OB_API void ob_scanner_forget(Scanner *scanner) {
 OB_API void ob_scanner_scan(Scanner *scanner, i32 count, const u8 *const *bodies, const i64 *body_sizes, const i64 *received,
                             const u64 *latest, const i64 *bounds, i64 *spans, i64 *ignored, i64 *sizes) {
     const Limits limits = {bounds[0], bounds[1], bounds[2], bounds[3], bounds[4], bounds[5]};
-    if (scanner->rows_space > ROWS_KEPT) {  /* a burst leaves no memory behind */
-        free(scanner->rows);
-        scanner->rows = NULL;
-        scanner->rows_space = 0;
-    }
+    release((void **)&scanner->rows, &scanner->rows_space, ROWS_KEPT);
+    release((void **)&scanner->rest, &scanner->rest_space, ROWS_KEPT * REST_WORDS);
+    release((void **)&scanner->responses.bytes, &scanner->responses.space, ROWS_KEPT * PLAIN_ID_MAX);
+    release((void **)&scanner->runs.bytes, &scanner->runs.space, ROWS_KEPT * PLAIN_ID_MAX);
     scanner->rows_size = scanner->rest_size = scanner->responses.size = scanner->runs.size = 0;
     for (i32 request = 0; request < count; request++) {
         Reading reading = {.scanner = scanner, .limits = &limits, .body = bodies[request], .request = request,

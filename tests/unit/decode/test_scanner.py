@@ -511,6 +511,18 @@ def test_a_full_memory_is_forgotten_and_learned_again(cases: Sequence[Case]) -> 
     assert max(map(len, lists)) <= 300
 
 
+def test_a_burst_is_read_as_its_parts_are() -> None:
+    """More spans than the scanner keeps room for, in one batch, and then few again: new, and known."""
+    http, chat = take_span(HTTP), take_span(CHAT)
+    bodies, scanner = [wrap(*[chat] * 15_000)] * 10, Scanner()
+    limits = {"spans_max": 20_000, "attributes_max": 99, "earliest_nanos": 0, "future_nanos": 0}
+    for known in (False, True):
+        scanned = scanner.scan(bodies, [2 * T0] * 10, **limits)
+        assert (len(scanned.columns), len(scanned.rest)) == ((150_000, 0) if known else (0, 10))
+        check_twice([wrap(chat, http)], scanner)
+    assert set(scanned.columns.counts[0].tolist()) == {1_200}
+
+
 def test_columns_keep_their_names_when_the_scanner_forgets() -> None:
     """Codes point into the lists they came with."""
     scanner, body = Scanner(), build_request([TestSpan("a", CHAT)])

@@ -49,7 +49,7 @@ def test_every_table_of_the_ledger_is_filled(ledger: Path) -> None:
     tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
     empty = [name for name in tables if not connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]]
     connection.close()
-    assert empty == ["claim_key", "instruction", "copy_event"]
+    assert empty == ["claim_key", "instruction", "copy_event", "pruning", "pruning_step", "pruned_event"]
 
 
 def test_every_column_is_proven_by_something() -> None:
