@@ -113,6 +113,9 @@ class DirectProtocol(BoundedProtocol):
             self.data_received(bytes(view[:end]))
             self._offered = False
             view = view[end:]
+        if self._direct is not None and self._direct.timer is None and not self._direct.response_complete:
+            seconds = self._door.admission.limits.body_seconds_max
+            self._direct.timer = self.loop.call_later(seconds, self._expire, self._direct)
 
     def on_message_begin(self) -> None:
         self._between = False
@@ -185,9 +188,6 @@ class DirectProtocol(BoundedProtocol):
             self._answer(request, *self._door.render_refusal(429, str(error)))
             return
         if request.left:
-            if request.timer is None:
-                seconds = self._door.admission.limits.body_seconds_max
-                request.timer = self.loop.call_later(seconds, self._expire, request)
             return
         request.stop_timer()
         self._book.mark_busy(self)

@@ -285,13 +285,15 @@ def test_where_there_is_no_room_from_the_start_the_long_way_refuses() -> None:
     assert house.refused == ["inflight_bytes"]
 
 
-def test_a_body_that_does_not_come_is_given_up() -> None:
-    """A sender that announces and trickles is answered 503 with a time, and its bytes are free."""
+@pytest.mark.parametrize("sent", [0, 900])
+def test_a_body_that_does_not_come_is_given_up(sent: int) -> None:
+    """A sender that announces and trickles, or sends nothing, is answered 503 with a time, and its bytes are free."""
     house = House()
 
     async def play(house: House) -> None:
         protocol, transport = house.connect()
-        feed(protocol, write_request(b"x" * 90_000)[:1_000])
+        head = write_request(b"x" * 90_000).index(b"\r\n\r\n") + 4
+        feed(protocol, write_request(b"x" * 90_000)[: head + sent])
         assert 0 < house.admission.inflight_bytes <= 16_384
         await await_that(lambda: b"HTTP/1.1 503" in transport.written)
         assert house.admission.inflight_bytes == 0
