@@ -31,6 +31,7 @@ from otelbill_collector.ledger.folding import Folder
 from otelbill_collector.ledger.journal import chain_digest
 from otelbill_collector.ledger.meters import Metering, prepare_meters, save_meters
 from otelbill_collector.ledger.openings import prepare_openings, save_openings
+from otelbill_collector.ledger.packing import pack_batch, write_packed
 from otelbill_collector.ledger.rollups import prepare_fold, save_fold
 from otelbill_collector.ledger.segment_schema import SCHEMA
 from otelbill_collector.ledger.sqlite import SqliteStore
@@ -172,10 +173,7 @@ def build_segment(generator: np.random.Generator, ended: np.ndarray[Any, Any]) -
     }
     columns |= {name: pa.repeat(pa.scalar(value, type=SCHEMA.field(name).type), count) for name, value in fixed.items()}
     arrays = [columns[field.name] if field.name in columns else pa.nulls(count, field.type) for field in SCHEMA]
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, SCHEMA, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-        writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
-    return bytes(sink.getvalue())
+    return write_packed([pack_batch(pa.record_batch(arrays, schema=SCHEMA))])
 
 
 def _choose(values: list[str], codes: np.ndarray[Any, Any]) -> pa.Array:

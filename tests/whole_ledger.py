@@ -11,6 +11,7 @@ from otelbill_collector.config import Config
 from otelbill_collector.crediting import CreditDesk, CreditTerms
 from otelbill_collector.domain.credits import Demand, Place
 from otelbill_collector.domain.intents import Stop
+from otelbill_collector.domain.terms import Term
 from otelbill_collector.invoicing import Drafting, close_period, find_billing_period
 from otelbill_collector.ledger import deliveries
 from otelbill_collector.ledger.compaction import Compactor
@@ -24,6 +25,7 @@ from otelbill_collector.ledger.meters import Metering, fold_meters
 from otelbill_collector.ledger.openings import fold_openings
 from otelbill_collector.ledger.periods import InvoiceEvent, InvoiceState
 from otelbill_collector.ledger.resolutions import Resolution
+from otelbill_collector.ledger.restated_terms import Restated, save_restated
 from otelbill_collector.ledger.sqlite import LEDGER_NAME
 from tests.books import NOW, TestBooks
 from tests.spans import SECOND, T0, TestSpan, chat
@@ -78,7 +80,7 @@ def make_ledger(folder: Path, batches: int = 3) -> Path:
 
 
 def _close_period(books: TestBooks) -> None:
-    """Close acme's January, whatever waits in it."""
+    """Close acme's January, whatever waits in it, and correct its terms."""
     rules = build_billing_rules(Config())
 
     def freeze(connection: sqlite3.Connection) -> None:
@@ -86,6 +88,9 @@ def _close_period(books: TestBooks) -> None:
         draft = Drafting(connection, rules, "acme").draft(period)
         event = InvoiceEvent(InvoiceState.DRAFT, "ann", "month end", NOW)
         close_period(connection, draft, rules, event)
+        terms = (Term("fee", "Platform", "0123456789abcdef", 10**18),)
+        bounds = (period.start_nanos, period.end_nanos)
+        save_restated(connection, [Restated("acme", *bounds, terms, "ann", "forgotten", NOW)])
 
     books.store.transact(freeze)
 

@@ -86,6 +86,7 @@ def pack_invoice(connection: sqlite3.Connection, invoice_id: str, target: IO[byt
     packer.add_text("earlier_invoices.json", _render({item.invoice_id: item.text for item in earlier}))
     versions = {line.entry.version for item in (invoice, *earlier) for line in item.lines}
     versions |= {term.version_id for item in (invoice, *earlier) for term in item.terms}
+    versions |= {term["version"] for item in invoice.content.get("restated", ()) for term in item["terms"]}
     events: set[str] = set()
     count = 0
     with tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES) as body:

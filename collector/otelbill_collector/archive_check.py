@@ -181,6 +181,7 @@ class Checker:
         """Fees, discounts, minimums, commitments, in this order."""
         own = start == self.invoice["from"]
         closing = [json.loads(text) for text in self.earlier.values()]
+        closing = self.invoice.get("restated", []) + closing  # terms that were corrected after the closing
         terms = next(item["terms"] for item in ([self.invoice] if own else closing) if item["from"] == start)
         for term in [term for term in terms if term["section"] == "fee"]:
             add(statement, key_of(term), 0, Fraction(term["amount"]) * Fraction(term["share"]))

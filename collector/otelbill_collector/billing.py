@@ -13,6 +13,7 @@ from otelbill_collector.domain.invoices import find_currency
 from otelbill_collector.domain.periods import InvalidPeriod, Period
 from otelbill_collector.domain.selectors import EventNames, Membership
 from otelbill_collector.domain.statements import UnknownVersion
+from otelbill_collector.domain.terms import render_term, resolve_terms
 from otelbill_collector.invoicing import (
     BillingRules,
     Blocked,
@@ -37,7 +38,10 @@ from otelbill_collector.ledger.periods import (
     list_invoices,
     require_invoice,
 )
+from otelbill_collector.ledger.repricing import Scope
+from otelbill_collector.ledger.restated_terms import Restated, list_closed_terms, save_restated
 from otelbill_collector.ledger.sqlite import SqliteStore
+from otelbill_collector.ledger.tombstones import find_floor
 from otelbill_collector.ledger.usage_sums import list_customers
 
 Json = dict[str, Any]  # Any: JSON values
@@ -184,6 +188,32 @@ class Billing:
             return invoice
 
         return {"voided": [render_summary(self._store.transact(write))]}
+
+    def restate_terms(self, scope: Scope, *, operator: str, reason: str) -> int:
+        """Have today's fees, discounts, minimums and commitments hold for closed periods that lie in the scope.
+
+        Returns of how many they are others than before. The next invoices adjust what comes of it.
+        """
+
+        def write(connection: sqlite3.Connection) -> int:
+            invoices = [invoice for invoice in list_invoices(connection) if invoice.stands]
+            closed, floor = list_closed_terms(connection, invoices), find_floor(connection)
+            changed: list[Restated] = []
+            for invoice in invoices:
+                customer, period = invoice.customer_id, invoice.period
+                if scope.where.get("customer_id") not in (None, customer) or not scope.holds(period):
+                    continue
+                if period.end_nanos <= floor:  # final: nothing of it is invoiced any more
+                    continue
+                terms = tuple(resolve_terms(self._rules.card, self._rules.find_names(customer), period))
+                if list(map(render_term, terms)) != list(map(render_term, closed[customer, period.start_nanos][0])):
+                    bounds = (period.start_nanos, period.end_nanos)
+                    changed.append(Restated(customer, *bounds, terms, operator, reason, self._clock()))
+            save_price_versions(connection, {t.version_id: t.version_body for item in changed for t in item.terms})
+            save_restated(connection, changed)
+            return len(changed)
+
+        return self._store.transact(write)
 
     def _change(self, invoice_ids: Iterable[str], event: InvoiceEvent) -> list[Json]:
         def write(connection: sqlite3.Connection) -> list[Invoice]:

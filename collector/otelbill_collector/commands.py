@@ -68,7 +68,10 @@ def _rerate(operations: Operations, arguments: Arguments) -> Any:
             raise BadQuery(f"{name}: give nanoseconds since 1970, or nothing")
     if not isinstance(where, dict) or not set(where) <= set(SCOPE_COLUMNS):
         raise BadQuery(f"where: give an object with any of {', '.join(SCOPE_COLUMNS)}")
-    return operations.rerate(Scope(from_nanos, to_nanos, where), **texts)
+    terms = arguments.get("terms") is True
+    if terms and set(where) - {"customer_id"}:
+        raise BadQuery("terms: hold for all usage of a period; give no model, provider or step with them")
+    return operations.rerate(Scope(from_nanos, to_nanos, where), **texts, terms=terms)
 
 
 def _resolve(operations: Operations, arguments: Arguments) -> Any:

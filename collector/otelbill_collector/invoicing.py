@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -33,6 +33,7 @@ from otelbill_collector.domain.statements import UsageSum, count_committed, make
 from otelbill_collector.domain.terms import COMMITMENT, Term, render_term, resolve_terms
 from otelbill_collector.ledger.journal import find_last_segment, find_price_version, save_price_versions
 from otelbill_collector.ledger.periods import Invoice, InvoiceEvent, append_invoice, list_invoices
+from otelbill_collector.ledger.restated_terms import list_closed_terms
 from otelbill_collector.ledger.tombstones import find_floor
 from otelbill_collector.ledger.usage_sums import Blocker, has_records, list_blockers, load_usage_sums
 
@@ -82,11 +83,17 @@ class Draft:
     terms: tuple[Term, ...]
     revision: int
     after: tuple[str, ...]
+    restated: tuple[tuple[Period, tuple[Term, ...]], ...] = ()  # terms of earlier periods that its adjustments follow
 
     def render(self) -> Json:
         """The content of the invoice: what is frozen when the period is closed."""
         total = sum(line.minor for line in self.lines)
+        restated = [
+            {"period": period.label, "from": format_instant(period.start_nanos), "terms": list(map(render_term, terms))}
+            for period, terms in self.restated
+        ]
         return {
+            **({"restated": restated} if restated else {}),
             "customer_id": self.customer_id,
             "period": self.period.label,
             "from": format_instant(self.period.start_nanos),
@@ -138,8 +145,9 @@ def find_billing_period(connection: sqlite3.Connection, rules: BillingRules, cus
 class _History:
     """A customer's invoices: what was invoiced for which period, and which periods must be computed again."""
 
-    def __init__(self, invoices: Sequence[Invoice]) -> None:
+    def __init__(self, invoices: Sequence[Invoice], terms: Mapping[int, tuple[Sequence[Term], bool]]) -> None:
         self.all = invoices
+        self._terms = terms
         self.standing = [invoice for invoice in invoices if invoice.stands]
         self.closed = sorted((invoice.period for invoice in self.standing), key=lambda period: period.start_nanos)
 
@@ -153,8 +161,12 @@ class _History:
         )
 
     def list_terms(self, period: Period) -> list[Term]:
-        """The terms under which a period was closed."""
-        return next(invoice.terms for invoice in self.standing if invoice.start_nanos == period.start_nanos)
+        """The terms of a closed period: those of its closing, or as they were restated since."""
+        return list(self._terms[period.start_nanos][0])
+
+    def is_restated(self, period: Period) -> bool:
+        """Whether its terms are others than those on its invoice."""
+        return self._terms[period.start_nanos][1]
 
     def find_settled_mark(self, period: Period) -> int | None:
         """The last segment that an invoice has considered for a period; None when that must not be relied on."""
@@ -168,6 +180,12 @@ class _History:
         return sum(invoice.start_nanos == period.start_nanos for invoice in self.all)
 
 
+def _load_history(connection: sqlite3.Connection, customer_id: str) -> _History:
+    invoices = list_invoices(connection, customer_id=customer_id)
+    terms = list_closed_terms(connection, invoices)
+    return _History(invoices, {start: found for (_, start), found in terms.items()})
+
+
 class Drafting:
     """Drafts of one customer, on one snapshot of the ledger."""
 
@@ -175,7 +193,7 @@ class Drafting:
         self._connection = connection
         self._rules = rules
         self._customer_id = customer_id
-        self._history = _History(list_invoices(connection, customer_id=customer_id))
+        self._history = _load_history(connection, customer_id)
         self._floor_nanos = find_floor(connection)
         self._spent: dict[int, Fraction] = {}  # start of a period -> what of it counts towards commitments
         self._versions: dict[str, Json] = {
@@ -206,6 +224,11 @@ class Drafting:
             terms=tuple(terms),
             revision=history.count_revisions(period),
             after=tuple(invoice.invoice_id for invoice in history.standing),
+            restated=tuple(
+                (earlier, tuple(history.list_terms(earlier)))
+                for earlier in history.closed
+                if earlier.start_nanos < period.start_nanos and history.is_restated(earlier)
+            ),
         )
 
     def _list_credits(
@@ -239,7 +262,7 @@ class Drafting:
         if period.end_nanos <= self._floor_nanos:  # nothing was left to invoice when it became final
             return True
         mark = self._history.find_settled_mark(period)
-        if mark is None or any(term.section == COMMITMENT for term in terms):
+        if mark is None or self._history.is_restated(period) or any(term.section == COMMITMENT for term in terms):
             return False
         bounds = {"from_nanos": period.start_nanos, "to_nanos": period.end_nanos}
         return not has_records(self._connection, self._customer_id, after=mark, **bounds)
@@ -294,8 +317,7 @@ def require_closable(
     connection: sqlite3.Connection, rules: BillingRules, customer_id: str, period: Period, now_nanos: int
 ) -> None:
     """Raises CannotInvoice unless a period can be closed now."""
-    invoices = list_invoices(connection, customer_id=customer_id)
-    history = _History(invoices)
+    history = _load_history(connection, customer_id)
     for invoice in history.standing:
         if invoice.start_nanos == period.start_nanos:
             raise CannotInvoice(

@@ -141,15 +141,19 @@ class Operations:
         self.fold()
         return {"batch": batch, "booked": [render_record(record) for record in booking.records]}
 
-    def rerate(self, scope: Scope, *, prices: str, operator: str, reason: str) -> Json:
-        """Rate a scope again by today's rate card. `prices` is what the operator saw: other prices are refused."""
+    def rerate(self, scope: Scope, *, prices: str, operator: str, reason: str, terms: bool = False) -> Json:
+        """Rate a scope again by today's rate card. `prices` is what the operator saw: other prices are refused.
+
+        With `terms` its fees, discounts, minimums and commitments hold for closed periods in the scope, too.
+        """
         if prices != identify_prices(self._rater):
             raise OtherPrices
         changed = self.books.rerate(
             self._rater, scope, operator=operator, reason=reason, now_nanos=self._clock(), progress=_report_nothing
         )
+        restated = self.billing.restate_terms(scope, operator=operator, reason=reason) if terms else 0
         self.fold()
-        return {"changed": changed}
+        return {"changed": changed, "restated": restated}
 
     @property
     def clock(self) -> Callable[[], int]:

@@ -32,6 +32,7 @@ from otelbill_collector.ledger.repricing import (
     Uses,
     sum_repriced,
 )
+from otelbill_collector.ledger.restated_terms import list_closed_terms
 
 Json = dict[str, Any]  # answers are printed as JSON
 
@@ -42,7 +43,7 @@ GROUPS = ("light", "median", "heavy")
 class Agreements:
     """What is agreed with customers now, and what would be: for the charges of billing periods on both sides.
 
-    With `keep_closed` closed periods have the terms of their invoices on both sides, as `rerate` leaves them.
+    With `keep_closed` closed periods have their terms on both sides, as `rerate` without `--terms` leaves them.
     """
 
     booked: BillingRules
@@ -105,14 +106,15 @@ def _tell_names(connection: sqlite3.Connection, agreements: Agreements) -> bool:
     """Whether any discount is about usage of certain names, so that those must be summed apart."""
     selectors = [item.selector for rules in (agreements.booked, agreements.then) for item in rules.card.discounts]
     named = any(item.step or item.model or item.provider for item in selectors)
-    return named or any(term.usage for invoice in list_invoices(connection) for term in invoice.terms)
+    closed = list_closed_terms(connection, list_invoices(connection)).values()
+    return named or any(term.usage for terms, _ in closed for term in terms)
 
 
 def _state_periods(
     connection: sqlite3.Connection, found: Repricing, scope: Scope, agreements: Agreements
 ) -> dict[str | None, PeriodSums]:
     invoices = [invoice for invoice in list_invoices(connection) if invoice.stands]
-    closed = {(invoice.customer_id, invoice.start_nanos): invoice.terms for invoice in invoices}
+    closed = {place: terms for place, (terms, _) in list_closed_terms(connection, invoices).items()}
     since = scope.from_nanos
     begun = {item.customer_id for item in invoices if since is not None and item.start_nanos < since}
     kept = closed if agreements.keep_closed else {}

@@ -115,12 +115,13 @@ class Product:
         self.operations = Operations(self.stages, None, lambda: self.now, build_rater(config), billing, terms)
         self.operate = build_operate(self.operations)
 
-    def rerate(self, account: Account) -> None:
+    def rerate(self, account: Account, *, terms: bool) -> None:
         """Start again with a corrected card, and rate everything again by it."""
         self.store.close()
         self.open(self.configure(account))
         prices = identify_prices(build_rater(self.config))
-        self.operate["rerate"]({"where": {}, "prices": prices, "operator": "ann", "reason": "typing error"})
+        arguments = {"where": {}, "prices": prices, "operator": "ann", "reason": "typing error", "terms": terms}
+        self.operate["rerate"](arguments)
 
     def simulate(self, account: Account, customer: str) -> list[Fraction]:
         """What a customer's periods come to, as booked and under another account."""
@@ -298,10 +299,12 @@ class Audit:
         self.grants += [replace(grant, grant_id=self.product.grant(grant)) for grant in grants]
 
     def rerate(self, random: Random) -> None:
-        """Correct prices, as they should have been from the beginning. Terms stay, as those of closed periods do."""
-        account = replace(self.month.account, card=correct_prices(random, self.month.account.card))
+        """Correct prices, and sometimes terms, as they should have been from the beginning."""
+        terms = random.random() < 0.5
+        card = correct_prices(random, self.month.account.card)
+        account = replace(self.month.account, card=correct_terms(random, card) if terms else card)
         self.month = replace(self.month, account=account)
-        self.product.rerate(account)
+        self.product.rerate(account, terms=terms)
 
     def compare_simulation(self, random: Random) -> None:
         """What closed periods come to, and would have under other prices and terms."""

@@ -128,12 +128,14 @@ def _print_simulation(answer: Json) -> None:
 @click.command("rerate")
 @_scope_options
 @click.option("--dry-run", is_flag=True, help="Show the difference by customer and write nothing.")
+@click.option("--terms", is_flag=True, help="Correct fees, discounts, minimums and commitments of closed periods, too.")
 @click.option("--reason", help="Why; it stays on the records.")
 @click.option("--operator", help="Who decides.  [default: the login name]")
 @config_options
 @json_option
 def rerate(
     dry_run: bool,
+    terms: bool,
     reason: str | None,
     operator: str | None,
     config_path: Path | None,
@@ -143,8 +145,9 @@ def rerate(
 ) -> None:
     """Rate booked usage again by the rate card of the configuration, after a price in it was corrected.
 
-    Each event keeps the price of its own time. Where the amount changes, a reversal and a revision are booked, which
-    carry the reason. Charges given by hand stay. Use --dry-run first; the sidecar reads a corrected card at its start.
+    Each event keeps the price of its own time. Where the amount changes, or the period charge that counts the event, a
+    reversal and a revision are booked, which carry the reason. Charges given by hand stay. Use --dry-run first; the
+    sidecar reads a corrected card at its start. With --terms give whole billing periods.
 
     \b
     Examples:
@@ -153,8 +156,10 @@ def rerate(
     """
     config = require_config(config_path, data_dir)
     rater, scope = _build_rater(config), _build_scope(options)
+    if terms and set(scope.where) - {"customer_id"}:
+        raise click.UsageError("--terms hold for all usage of a period; give no --model, --provider or --step")
     if dry_run:
-        answer = _simulate(config, config, scope, keep_closed=True)
+        answer = _simulate(config, config, scope, keep_closed=not terms)
         if as_json:
             print_json(answer)
         else:
@@ -167,6 +172,7 @@ def rerate(
         "to_nanos": scope.to_nanos,
         "where": scope.where,
         "prices": identify_prices(rater),
+        "terms": terms,
         "operator": operator or find_user(),
         "reason": reason,
     }
@@ -175,6 +181,8 @@ def rerate(
         print_json(answer)
     else:
         click.echo(f"{answer['changed']} events were rated anew")
+        if terms:
+            click.echo(f"{answer['restated']} closed periods have other terms")
 
 
 @click.command("forecast")

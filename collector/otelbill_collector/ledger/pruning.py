@@ -26,9 +26,9 @@ from otelbill_collector.ledger.segments import decode_table
 from otelbill_collector.ledger.sqlite import SqliteStore
 from otelbill_collector.ledger.tombstones import KEYS, PRUNED, Pruning, find_pruned, find_pruned_end, list_prunings
 
-_STEP_SEGMENTS = 512
-_STEP_BYTES = 16 * 1024 * 1024
-_STEP_RECORDS = 131_072
+_STEP_SEGMENTS = 128  # commits wait while their pages are freed
+_STEP_BYTES = 4 * 1024 * 1024
+_STEP_RECORDS = 32_768
 _OLD_KEYS = 20_000  # rows of `claim_key` that go in one transaction
 _ROW = "segment_id, booked_nanos, ended_min, ended_max, record_count, digest"
 

@@ -74,6 +74,11 @@ SEALED = (
         ("invoice_id", "customer_id", "start_nanos", "end_nanos", "mark_segment", "content", "made_nanos"),
     ),
     Sealed("invoice_event", ("invoice_event_id",), ("invoice_id", "state", "operator", "reason", "at_nanos")),
+    Sealed(
+        "restated_terms",
+        ("restated_id",),
+        ("customer_id", "start_nanos", "end_nanos", "terms", "operator", "reason", "given_nanos"),
+    ),
     Sealed("stripe_stop", ("scope", "name"), ("code", "message", "since_nanos", "retry_nanos")),
     Sealed(
         "credit_grant",

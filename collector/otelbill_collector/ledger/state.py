@@ -140,6 +140,7 @@ _TOUCHED = {
     "invoice_event": "SELECT customer_id, NULL, start_nanos FROM invoice_event JOIN invoice USING (invoice_id)"
     " WHERE invoice_event_id = ?",
     "resolution": "SELECT NULL, event_id, NULL FROM resolution WHERE resolution_id = ?",
+    "restated_terms": "SELECT customer_id, NULL, start_nanos FROM restated_terms WHERE restated_id = ?",
     "stripe_lane": "SELECT customer_id, NULL, NULL FROM stripe_lane WHERE lane_id = ?",
     "stripe_window": "SELECT customer_id, NULL, start_nanos FROM stripe_window JOIN stripe_lane USING (lane_id)"
     " WHERE lane_id || '/' || start_nanos || '/' || length_nanos = ?",

@@ -157,3 +157,20 @@ def test_the_script_knows_that_discounts_leave_nothing_below_zero(
     desk.close()
     result = check(unpack(export(desk, 0, tmp_path / "0.tar"), tmp_path / "unpacked"))
     assert (result.returncode, result.stdout[-9:]) == (0, "0.00 EUR\n")
+
+
+def test_an_archive_with_corrected_charges_and_terms_is_whole(desk: Desk, tmp_path: Path) -> None:
+    """What a closed period was rated anew by, prices, charges and terms, is in the archive of what adjusts it."""
+    card = RICH.replace('"0.01"', '"0.02"').replace('price: "3"', 'price: "4"').replace('amount: "20"', 'amount: "25"')
+    desk.file.write_text(card.replace('percent: "7.5"', 'percent: "5"').replace('amount: "90"', 'amount: "95"'))
+    scope = ("--from", "2026-10-31T23:00:00Z", "--to", "2026-12-31T23:00:00Z")
+    answer = desk.read("rerate", "--terms", *scope, "--reason", "typing error", "--operator", "ann")
+    assert answer["changed"] > 3
+    assert answer["restated"] == 2
+    desk.post(searches("jan", 7, parse_instant("2027-01-02")))
+    desk.now = parse_instant("2027-02-05")
+    january = desk.close("2027-01")
+    assert {line["period"] for line in january["lines"]} == {"2026-11", "2026-12", "2027-01"}
+    folder = unpack(export(desk, 2, tmp_path / "january.tar"), tmp_path / "january")
+    result = check(folder)
+    assert result.returncode == 0, result.stdout

@@ -447,3 +447,56 @@ def test_a_price_by_event_may_take_the_place_of_a_period_charge(desk: Desk) -> N
     assert [line["amount"] for line in desk.read("invoice", "acme", "--period", "2026-11")["lines"]] == [
         "0.00", "2.00", "20.00"
     ]  # fmt: skip
+
+
+def test_corrected_terms_of_a_closed_period_are_adjusted_when_asked_for(desk: Desk) -> None:
+    """November was closed with the fee of 20; 25 is right, and a discount of 10 % was forgotten: 2.5 of 25.
+
+    Without `--terms` a closed period keeps its terms. With it December takes 20 back, adds 25 and gives 2.50 off. Only
+    what lies in the scope changes, and doing it again changes nothing.
+    """
+    desk.post(searches("s", 50))
+    desk.close()
+    discount = '  fees:\n    - {name: Platform, amount: "25"}\n  discounts:\n    - {name: Forgotten, percent: "10"}\n'
+    desk.file.write_text(CARD[: CARD.index("  fees:")] + discount)
+    assert rerate(desk, *WHOLE_NOVEMBER) == 0
+    assert [line for line in desk.read("invoice", "acme", "--period", "2026-12")["lines"] if line["adjustment"]] == []
+    (row,) = desk.read("rerate", "--dry-run", "--terms", *WHOLE_NOVEMBER)["customers"]
+    assert (row["charge_booked"], row["charge"]) == ("20", "22.5")
+    answer = desk.read("rerate", "--terms", *WHOLE_NOVEMBER, "--reason", "forgotten", "--operator", "ann")
+    assert answer == {"changed": 0, "restated": 1}
+    december = desk.read("invoice", "acme", "--period", "2026-12")
+    adjusted = [line for line in december["lines"] if line["adjustment"]]
+    assert [(line["period"], line["kind"], line["label"], line["amount"]) for line in adjusted] == [
+        ("2026-11", "fee", "Platform", "25.00"),
+        ("2026-11", "discount", "Forgotten", "-2.50"),
+        ("2026-11", "fee", "Platform", "-20.00"),
+    ]
+    assert desk.read("rerate", "--terms", *WHOLE_NOVEMBER, "--reason", "x")["restated"] == 0
+    (row,) = desk.read("rerate", "--dry-run", *WHOLE_NOVEMBER)["customers"]
+    assert (row["charge_booked"], row["charge"]) == ("22.5", "22.5")
+    desk.now = parse_instant("2027-01-05")
+    desk.close("2026-12")
+    january = desk.read("invoice", "acme", "--period", "2027-01")
+    assert [line for line in january["lines"] if line["adjustment"]] == []
+    report = verify(desk.data / LEDGER_NAME)
+    assert [item for item in report.findings if item.check != "stripe windows"] == []
+
+
+def test_a_period_that_is_closed_again_has_the_terms_of_that_closing(desk: Desk) -> None:
+    """Restated terms stand for those of the invoice that there was, not of one that is made later."""
+    desk.post(searches("s", 50))
+    first = desk.close()
+    desk.file.write_text(CARD.replace('"20"', '"25"'))
+    desk.read("rerate", "--terms", *WHOLE_NOVEMBER, "--reason", "x", "--operator", "ann")
+    desk.run("invoices", "void", first["invoice_id"], "--reason", "x", "--operator", "bob")
+    desk.file.write_text(CARD.replace('"20"', '"30"'))
+    desk.now += DAY_NANOS
+    assert desk.close()["total"] == "30.00"
+    assert desk.read("invoice", "acme", "--period", "2026-12")["total"] == "30.00"
+
+
+def test_terms_hold_for_all_usage_of_a_period(desk: Desk) -> None:
+    """Of one model's usage there is no fee."""
+    result = desk.run("rerate", "--terms", "--model", "gpt-4o", "--reason", "x", fails=True)
+    assert "--terms hold for all usage" in result.output
