@@ -16,9 +16,11 @@ from typing import Any, TypeVar
 
 import httptools
 
+from otelbill_collector.domain.records import Answer
 from otelbill_collector.receive.admission import Hold, Overloaded, name_sender
+from otelbill_collector.receive.answers import Refusal
 from otelbill_collector.receive.connections import BoundedProtocol, ConnectionBook
-from otelbill_collector.receive.http import FIRST_BYTES, PROTOBUF, TRACES_PATH, NotAccepted, OtlpHttp
+from otelbill_collector.receive.http import FIRST_BYTES, PROTOBUF, TRACES_PATH, OtlpHttp
 
 _T = TypeVar("_T")
 _READ_BYTES = 262_144  # of one read, into one buffer that all connections share
@@ -207,27 +209,30 @@ class DirectProtocol(BoundedProtocol):
         else:
             self._answers.watch(inflated, partial(self._take_inflated, request))
 
-    def _take_inflated(self, request: DirectRequest, inflated: Future[bytes]) -> None:
+    def _take_inflated(self, request: DirectRequest, inflated: Future[bytes | Refusal]) -> None:
+        if inflated.exception() is not None:
+            self._tell(request, inflated)
+        elif isinstance(found := inflated.result(), Refusal):
+            self._answer(request, *self._door.render_refusal(found.http_status, found.reason))
+        else:
+            self._admit_inflated(request, found)
+
+    def _admit_inflated(self, request: DirectRequest, wire: bytes) -> None:
         try:
-            wire = inflated.result()
             request.held.grow(len(wire))
-        except NotAccepted as error:
-            self._answer(request, *self._door.render_refusal(error.refusal.http_status, error.refusal.reason))
         except Overloaded as error:
             self._door.admission.count_refusal(error.bound)
             self._answer(request, *self._door.render_refusal(429, str(error)))
-        except Exception:  # noqa: BLE001 a fault of ours, answered like the writer's
-            self._tell(request, inflated)
         else:
             self._submit(request, wire)
 
     def _submit(self, request: DirectRequest, wire: bytes) -> None:
         try:
-            future = self._door.submit(wire)
+            self._answers.watch(self._door.submit(wire), partial(self._tell, request))
         except Exception as error:  # noqa: BLE001 as what the writer raises
-            future = Future()
-            future.set_exception(error)
-        self._answers.watch(future, partial(self._tell, request))
+            failed: Future[Answer] = Future()
+            failed.set_exception(error)
+            self._tell(request, failed)
 
     def _tell(self, request: DirectRequest, future: Future[Any]) -> None:  # Any: an answer, or bytes that failed
         self._answer(request, *self._door.render_outcome(future))

@@ -76,13 +76,13 @@ class OtlpHttp:
 
     def render_outcome(self, done: Future[Answer]) -> Rendered:
         """What the sender of a protobuf request is told of its answer, which is here."""
-        try:
-            answer = done.result()
-        except Refused as error:
+        error = done.exception()
+        if isinstance(error, Refused):
             return self.render_refusal(503, str(error))
-        except Exception as error:  # noqa: BLE001 logged with its traceback; the sender keeps its request
+        if error is not None:  # the sender keeps its request
             _log.error("a request could not be answered", exc_info=error)
             return self.render_refusal(500, f"internal error {type(error).__name__}; see the collector's log")
+        answer = done.result()
         if isinstance(answer, Rejection):
             return self.render_refusal(400, answer.reason)
         return self._render_lines(200, build_response(answer))
@@ -178,16 +178,22 @@ class OtlpHttp:
             self._converters[content_type], self._convert_body, body, encoding, content_type
         )
 
-    def inflate(self, body: bytes) -> Future[bytes]:
-        """A gzip'ed protobuf body as plain bytes; beside the event loop unless small. Fails with NotAccepted."""
+    def inflate(self, body: bytes) -> Future[bytes | Refusal]:
+        """A gzip'ed protobuf body as plain bytes, or why it is refused; beside the event loop unless small."""
         if len(body) > _INLINE_BYTES_MAX:
-            return self._converters[PROTOBUF].submit(self._convert_body, body, "gzip", PROTOBUF)
-        done: Future[bytes] = Future()
+            return self._converters[PROTOBUF].submit(self._inflate, body)
+        done: Future[bytes | Refusal] = Future()
         try:
-            done.set_result(self._convert_body(body, "gzip", PROTOBUF))
+            done.set_result(self._inflate(body))
         except Exception as error:  # noqa: BLE001 as beside the loop: who asks for the result gets it
             done.set_exception(error)
         return done
+
+    def _inflate(self, body: bytes) -> bytes | Refusal:
+        try:
+            return self._convert_body(body, "gzip", PROTOBUF)
+        except NotAccepted as error:
+            return error.refusal  # without the error, whose traceback would keep alive what was inflated
 
     def _convert_body(self, body: bytes, encoding: str, content_type: str) -> bytes:
         try:
