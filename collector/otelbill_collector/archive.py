@@ -15,6 +15,7 @@ from importlib import resources
 from io import BytesIO
 from typing import IO, Any
 
+from otelbill_collector.credit_evidence import render_credit_evidence
 from otelbill_collector.domain.instants import format_instant
 from otelbill_collector.domain.periods import Period
 from otelbill_collector.explanation import render_record
@@ -32,11 +33,13 @@ _README = """An invoice of otelbill with everything behind it. To check it, unpa
 
 with any Python from 3.9 on; nothing has to be installed. It computes every line anew and says what differs.
 
+credits.py             what check.py burns credits with
 invoice.json           the invoice as it was frozen; its id is a digest of these bytes
 about.json             its id, and who closed, approved or voided it, when and why
 records.jsonl          every record that had been booked for the periods on the invoice, reversals included
 price_versions.json    the text of every price that a record or line names; the id is a digest of it
 corrections.json       what operators said of these events, who, when and why
+credits.json           grants and voids, and all usage since the first of them that credits could pay for
 earlier_invoices.json  the customer's invoices before this one: what adjustments are differences to
 MANIFEST.sha256        digests of all these files
 """
@@ -81,6 +84,9 @@ def pack_invoice(connection: sqlite3.Connection, invoice_id: str, target: IO[byt
     packer = _Packer(target)
     packer.add_text("README.txt", _README)
     packer.add_text("check.py", resources.files("otelbill_collector").joinpath("archive_check.py").read_text("utf-8"))
+    packer.add_text(
+        "credits.py", resources.files("otelbill_collector").joinpath("archive_credits.py").read_text("utf-8")
+    )
     packer.add_text("invoice.json", invoice.text)
     packer.add_text("about.json", _render({"invoice_id": invoice_id, "history": _list_history(invoice)}))
     packer.add_text("earlier_invoices.json", _render({item.invoice_id: item.text for item in earlier}))
@@ -99,6 +105,7 @@ def pack_invoice(connection: sqlite3.Connection, invoice_id: str, target: IO[byt
         body.seek(0)
         packer.add("records.jsonl", body, size)
     packer.add_text("price_versions.json", _render(_load_versions(connection, versions)))
+    packer.add_text("credits.json", _render(render_credit_evidence(connection, invoice)))
     packer.add_text("corrections.json", _render(_list_corrections(connection, events)))
     packer.finish()
     return {"invoice_id": invoice_id, "records": count, "lines": len(invoice.lines), "earlier_invoices": len(earlier)}

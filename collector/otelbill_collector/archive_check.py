@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import runpy
 import sys
 from collections import defaultdict
 from datetime import datetime, timezone
@@ -58,7 +59,46 @@ class Checker:
         self.check_records()
         for start in dict.fromkeys(line["period_from"] for line in self.lines):
             self.check_period(start)
+        self.check_credits()
         return self.problems
+
+    def check_credits(self):
+        """All lines of credit so far are what the grants pay of usage, in their order, and of what no event carries."""
+        told = json.loads(self.read("credits.json"))
+        if told["usage"] is None:
+            return
+        tools = runpy.run_path(str(self.folder / "credits.py"))
+        earlier = [json.loads(text) for text in self.earlier.values()]
+        ends = {to_nanos(end): amount for end, amount in tools["sum_charges"]([*earlier, self.invoice]).items()}
+        demands = tools["list_demands"](told["usage"], ends)
+        periods = {(line["period_from"], line["period_to"]) for line in [*self.list_earlier_lines(), *self.lines]}
+        for start, end in sorted(periods):
+            low, high = to_nanos(start), to_nanos(end)
+            if told["grants"]:
+                self.check_usage(low, high, told["usage"])
+            wanted = defaultdict(Fraction)
+            for (grant, quarter), value in tools["burn"](
+                told["grants"], demands, self.invoice["currency"], high
+            ).items():
+                wanted[grant] -= value if quarter >= low else 0
+            found = defaultdict(Fraction)
+            for line in [*self.list_earlier_lines(), *self.lines]:
+                if line["kind"] == "credit" and line["period_from"] == start:
+                    found[line["label"].split(":")[0].split()[1]] += Fraction(line["exact"])
+            for grant in {*wanted, *found}:
+                self.expect(f"credit of {start} from {grant}", found[grant], wanted[grant])
+
+    def check_usage(self, low, high, usage):
+        """What credits are asked to pay for in a period of this invoice is what its records were charged."""
+        if low not in {to_nanos(line["period_from"]) for line in self.lines}:
+            return
+        asked = sum(Fraction(row[-1]) for row in usage if low <= row[0] < high)
+        charged = Fraction(0)
+        for record in self.records:
+            own = record["rating"] == "rated" and record["customer_id"] == self.invoice["customer_id"]
+            if own and low <= to_nanos(record["ended_at"]) < high:
+                charged += Fraction(record["charge"]) * (-1 if record["kind"] == "reversal" else 1)
+        self.expect(f"usage that credits see of the period that ends at {high}", asked, charged)
 
     def check_files(self):
         """Every file is the one that was packed."""
@@ -318,7 +358,8 @@ def main(arguments):
         sys.stdout.write(problem + "\n")
     if problems:
         return 1
-    credits = sum(line["kind"] == "credit" for line in checker.lines)
+    untold = json.loads(checker.read("credits.json"))["usage"] is None
+    credits = sum(line["kind"] == "credit" for line in checker.lines) if untold else 0
     sys.stdout.write(
         f"{checker.id}: {len(checker.lines)} lines over {len(checker.records)} records add up to "
         f"{checker.invoice['total']} {checker.invoice['currency']}"

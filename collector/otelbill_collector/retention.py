@@ -24,12 +24,14 @@ from otelbill_collector.invoicing import Drafting
 from otelbill_collector.ledger import meters
 from otelbill_collector.ledger.books import Books
 from otelbill_collector.ledger.horizon import Extent, find_extent, find_usage, list_holders, list_users
-from otelbill_collector.ledger.journal import find_high_water, find_last_segment, save_high_water
+from otelbill_collector.ledger.journal import find_high_water, save_high_water
 from otelbill_collector.ledger.periods import Invoice, InvoiceState, list_invoices
 from otelbill_collector.ledger.pruning import (
     Pruner,
     PruningRefused,
+    Seen,
     digest_rows,
+    find_seen,
     is_unfinished,
     list_rows,
     prove_segments,
@@ -81,7 +83,7 @@ class Plan:
     floor_nanos: int
     holders: tuple[Holder, ...]
     extent: Extent
-    seen: int  # the last segment when this was found
+    seen: Seen  # what there was when this was found
 
     @property
     def is_empty(self) -> bool:
@@ -138,7 +140,7 @@ class Horizon:
         before = min([floor - _MARGIN_NANOS, *starts])
         extent = find_extent(self._connection, before, metered=self._metered)
         holders.sort(key=lambda holder: (holder.from_nanos, holder.kind, holder.detail))
-        return Plan(policy, wanted, floor, tuple(holders), extent, find_last_segment(self._connection))
+        return Plan(policy, wanted, floor, tuple(holders), extent, find_seen(self._connection))
 
     def _list_open(self, customer_id: str, invoices: Sequence[Invoice], wanted: int) -> Iterator[Holder]:
         """The first period of a customer, before the floor that is wanted, that is not final."""
@@ -237,7 +239,7 @@ class RetentionDesk:
             if plan.holders and not partly:
                 raise HeldBack(describe_holders(plan))
             if not plan.is_empty and not self._begin(plan, operator):
-                raise HeldBack("usage from before the floor was booked just now; plan again")
+                raise HeldBack("something from before the floor was booked or invoiced just now; plan again")
             self._finish(advance)
             return {"applied": not plan.is_empty, **plan.render()}
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 import re
+import tarfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,12 +24,15 @@ import pytest
 import yaml
 
 from otelbill_collector.app import build_rater, build_stages
+from otelbill_collector.archive import pack_invoice
+from otelbill_collector.archive_check import Checker
 from otelbill_collector.billing import Billing, build_billing_rules
 from otelbill_collector.commands import build_operate
 from otelbill_collector.config import Config, ConfigError, load_config
 from otelbill_collector.crediting import create_terms, render_balance
 from otelbill_collector.explanation import render_record
 from otelbill_collector.ledger.lineage import list_trace
+from otelbill_collector.ledger.periods import list_invoices
 from otelbill_collector.ledger.repricing import Scope
 from otelbill_collector.ledger.sqlite import SqliteStore
 from otelbill_collector.operations import Operations
@@ -388,6 +394,17 @@ class Audit:
         return paid, expected
 
 
+def check_archives(product: Product, folder: Path) -> None:
+    """Every invoice is exported and checked by the script inside its archive."""
+    for invoice in product.store.read(list_invoices):
+        target = BytesIO()
+        product.store.read(partial(pack_invoice, invoice_id=invoice.invoice_id, target=target))
+        target.seek(0)
+        with tarfile.open(fileobj=target) as tar:
+            tar.extractall(folder / invoice.invoice_id, filter="data")
+        assert Checker(folder / invoice.invoice_id).run() == [], invoice.invoice_id
+
+
 def open_month(seed: int, folder: Path) -> tuple[Month, Product]:
     """The first month of a seed whose card is not refused: entries of equal rank that meet are an error at load."""
     for attempt in range(100):
@@ -421,6 +438,7 @@ def audit_month(seed: int, folder: Path) -> Audit:
         if not with_credits and number == MONTHS - 2:
             audit.rerate(random)
     audit.compare_simulation(random)
+    check_archives(product, folder)
     product.store.close()
     return audit
 

@@ -31,8 +31,10 @@ ALLOWED = {
     "offline": {"domain", "decode", "ledger", "rules", "explanation"},
     "dialect_guide": {"decode"},
     "doctor": {"domain", "decode", "offline", "dialect_guide"},
-    "archive": {"domain", "ledger", "explanation"},
+    "archive": {"domain", "ledger", "explanation", "credit_evidence"},
     "archive_check": set(),
+    "archive_credits": set(),
+    "credit_evidence": {"domain", "ledger"},
     "invoice_page": set(),
     "operations": {
         *("billing", "crediting", "domain", "ledger", "export", "jobs", "pipeline", "explanation", "isolation"),

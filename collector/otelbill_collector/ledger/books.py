@@ -47,7 +47,7 @@ from otelbill_collector.ledger.journal import Due, find_last_segment, list_due
 from otelbill_collector.ledger.lineage import find_record, list_unpriced
 from otelbill_collector.ledger.openings import FIRST
 from otelbill_collector.ledger.pruned_sums import resume_folds
-from otelbill_collector.ledger.pruning import append_pruning
+from otelbill_collector.ledger.pruning import Seen, append_pruning
 from otelbill_collector.ledger.repricing import Progress, Scope
 from otelbill_collector.ledger.rerating import Rerating, Revisions, Written
 from otelbill_collector.ledger.resolutions import (
@@ -135,10 +135,10 @@ class Books:
 
         return self._transact(work)
 
-    def begin_pruning(self, pruning: Pruning, *, seen: int) -> bool:
+    def begin_pruning(self, pruning: Pruning, *, seen: Seen) -> bool:
         """Decide that segments go: from now on nothing before the floor is booked.
 
-        False, with nothing written, if anything from before it was booked after segment `seen`.
+        False, with nothing written, if anything from before it was booked, or its invoices changed, since `seen`.
         """
         with self._turn:
             begun = self._transact(lambda connection: append_pruning(connection, pruning, seen=seen))

@@ -87,6 +87,21 @@ def load_demands(connection: sqlite3.Connection, customer_id: str, *, before: in
     return found + (_load_tail(connection, customer_id, before) if tail else [])
 
 
+def sum_demands(connection: sqlite3.Connection, customer_id: str, *, upto: int) -> list[Demand]:
+    """A customer's rated usage as the segments up to one say it, in order. Raises EvidencePruned."""
+    sums: Sums = {}
+    prices = PriceReader(connection)
+    for segment_id, table in list_tables(connection, 0, columns=_COLUMNS):
+        if segment_id > upto:
+            break
+        add_table(table.filter(pc.equal(table["customer_id"], customer_id)), prices, sums)
+    demands = (
+        Demand(place, currency, price.attos, micros, charge, price.credits_micros)
+        for (_, place, currency, price), (micros, charge) in sums.items()
+    )
+    return sorted(demand for demand in demands if demand.quantity_micros or demand.charge_attos)
+
+
 def find_horizon(
     connection: sqlite3.Connection, customer_id: str, at_nanos: int, charges: Iterable[Demand] = ()
 ) -> int:

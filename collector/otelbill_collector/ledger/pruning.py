@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow.compute as pc
 
@@ -84,13 +85,30 @@ def _walk_proven(connection: sqlite3.Connection, first: int, last: int) -> Itera
         previous, after = digest, segment_id
 
 
-def append_pruning(connection: sqlite3.Connection, pruning: Pruning, *, seen: int) -> bool:
+class Seen(NamedTuple):
+    """Up to where a decision has looked: the last segment, change of an invoice's state, and restated terms."""
+
+    segment_id: int
+    invoice_event_id: int
+    restated_id: int
+
+
+def find_seen(connection: sqlite3.Connection) -> Seen:
+    """What there is now."""
+    query = "SELECT coalesce(max({0}_id), 0) FROM {1}"
+    names = (("segment", "segment"), ("invoice_event", "invoice_event"), ("restated", "restated_terms"))
+    return Seen(*(connection.execute(query.format(*name)).fetchone()[0] for name in names))
+
+
+def append_pruning(connection: sqlite3.Connection, pruning: Pruning, *, seen: Seen) -> bool:
     """Write a decision down. Call inside a write transaction.
 
-    False, with nothing written, if anything from before its floor was booked in a segment after `seen`.
+    False, with nothing written, if anything from before its floor was booked since, or said of a closed period.
     """
     query = "SELECT 1 FROM segment WHERE segment_id > ? AND ended_min < ? LIMIT 1"
-    if connection.execute(query, (seen, pruning.floor_nanos)).fetchone() is not None:
+    if connection.execute(query, (seen.segment_id, pruning.floor_nanos)).fetchone() is not None:
+        return False
+    if find_seen(connection)[1:] != seen[1:]:
         return False
     marks = ", ".join("?" * len(Pruning._fields))
     connection.execute(f"INSERT INTO pruning ({', '.join(Pruning._fields)}) VALUES ({marks})", pruning)

@@ -232,6 +232,16 @@ def test_a_policy_counts_calendar_days_of_utc(text: str, now: str, floor: str) -
     assert RetentionPolicy(text).find_floor(parse_instant(now)) == parse_instant(floor)
 
 
+def test_an_invoice_that_changes_while_a_plan_is_carried_out_makes_it_void(desk: Desk) -> None:
+    """What is decided rests on what was approved, and under which terms."""
+    desk.close_months("2026-01", "2026-02", "2026-03")
+    plan = desk.retention.plan()
+    desk.close_months("2026-04", customers=("acme",))
+    assert not desk.retention._begin(plan, "ann")
+    assert desk.read(list_prunings) == []
+    assert desk.retention.apply(operator="ann")["applied"]
+
+
 def test_usage_that_arrives_while_a_plan_is_carried_out_is_not_lost(desk: Desk) -> None:
     """What was booked below the floor since the plan was made makes the plan void; nothing is written."""
     desk.close_months("2026-01", "2026-02", "2026-03")
