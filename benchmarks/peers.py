@@ -31,15 +31,15 @@ from benchmarks.ingest import (
     warm_up,
 )
 from benchmarks.processes import Watched, find_free_ports
-from benchmarks.programs import OTELCOL, ROTEL
+from benchmarks.programs import OTELCOL, OTELCOL_VERSION, ROTEL, ROTEL_VERSION
 from benchmarks.requests import Pool
 from benchmarks.senders import Traffic, send_load
 from tests.e2e.programs.build import ProgramMissing, Recipe, require_recipe
 
 _DOES = {
     "otelbill": "deduplicates, claims, rates, rolls up; fsync before the answer",
-    "otelcol-file": "writes OTLP protobuf to a file (file exporter, no batching); no fsync",
-    "rotel-blackhole": "decodes and batches; stores nothing",
+    "otelcol-file": f"Collector {OTELCOL_VERSION}: file exporter writes OTLP protobuf, no batching; no fsync",
+    "rotel-blackhole": f"rotel {ROTEL_VERSION}: decodes and batches; stores nothing",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,18 @@ from tests.e2e.programs.build import Recipe, build_collector, build_environment
 
 _HERE = Path(__file__).resolve().parent
 _PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def read_version(file: str, pattern: str) -> str:
+    """A version as a pin beside this file says it."""
+    found = re.search(pattern, (_HERE / file).read_text())
+    if found is None:
+        raise ValueError(f"{file} pins no {pattern}")
+    return found[1]
+
+
+OTELCOL_VERSION = read_version("otelcol/manifest.yaml", r"otlpreceiver v(\S+)")
+ROTEL_VERSION = read_version("rotel.txt", r"rotel==(\S+)")
 
 # The official OpenTelemetry Collector (Go) with the OTLP receiver and the file exporter.
 OTELCOL = Recipe(

@@ -1,4 +1,4 @@
-"""The usual request, a plain protobuf body of known length, from the socket to the writer without a task of its own.
+"""The usual request, protobuf of known length, plain or gzip, from the socket to the writer without a task of its own.
 
 Every other request of the connection is `receive.http`'s, and so is the text of every answer. What is here: which
 requests are usual, their bytes as they come, and their answers, those of one commit at one waking.
@@ -12,31 +12,33 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import httptools
 
 from otelbill_collector.domain.records import Answer
 from otelbill_collector.receive.admission import Hold, Overloaded, name_sender
+from otelbill_collector.receive.answers import Refusal
 from otelbill_collector.receive.connections import BoundedProtocol, ConnectionBook
 from otelbill_collector.receive.http import FIRST_BYTES, PROTOBUF, TRACES_PATH, OtlpHttp
 
+_T = TypeVar("_T")
 _READ_BYTES = 262_144  # of one read, into one buffer that all connections share
 _HEAD_BYTES = 2_048  # a longer head, or one that comes in pieces, is not usual
 _PATH, _TYPE = TRACES_PATH.encode(), PROTOBUF.encode()
 # With one of these a request is not usual, whatever its value. uvicorn reads the sender from the last.
-_UNUSUAL = {b"content-encoding", b"transfer-encoding", b"expect", b"upgrade", b"x-forwarded-for"}
+_UNUSUAL = {b"transfer-encoding", b"expect", b"upgrade", b"x-forwarded-for"}
 
 
 class Answers:
-    """From the writer's thread to the loop's: the answers of one commit wake the loop once."""
+    """From other threads to the loop's: the answers of one commit wake the loop once."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._ready: deque[Callable[[], None]] = deque()
         self._woken = False
 
-    def watch(self, future: Future[Answer], tell: Callable[[Future[Answer]], None]) -> None:
+    def watch(self, future: Future[_T], tell: Callable[[Future[_T]], None]) -> None:
         """Call `tell` in the loop when the future is done."""
         future.add_done_callback(lambda done: self._put(partial(tell, done)))
 
@@ -58,15 +60,16 @@ class DirectRequest:
 
     __slots__ = (
         *("response_started", "response_complete", "disconnected", "more_body", "keep_alive", "message_event"),
-        *("chunks", "held", "left", "size", "timer"),
+        *("chunks", "held", "left", "packed", "size", "timer"),
     )
 
-    def __init__(self, held: Hold, length: int, lose: Callable[[], None]) -> None:
+    def __init__(self, held: Hold, length: int, lose: Callable[[], None], *, packed: bool) -> None:
         self.response_started = self.response_complete = self.disconnected = False
         self.more_body = self.keep_alive = True
         self.message_event = _LostSignal(lose)
         self.chunks: list[bytes] = []
         self.held = held
+        self.packed = packed
         self.left, self.size = length, 0
         self.timer: asyncio.TimerHandle | None = None
 
@@ -146,15 +149,21 @@ class DirectProtocol(BoundedProtocol):
             return None
         if self.flow.write_paused or not (self.cycle is None or self.cycle.response_complete):
             return None
-        length, is_protobuf, authorization = 0, False, None
+        length, is_protobuf, packed, authorization = 0, False, False, None
         for name, value in self.headers:
             if name == b"content-length":
                 length = int(value) if value.isdigit() else 0
             elif name == b"content-type":
                 is_protobuf = value == _TYPE
+            elif name == b"content-encoding" and value == b"gzip":
+                packed = True
             elif name == b"authorization":
                 authorization = value.decode("latin-1")
-            elif name in _UNUSUAL or (name == b"connection" and value.lower() != b"keep-alive"):
+            elif (
+                name in _UNUSUAL
+                or name == b"content-encoding"
+                or (name == b"connection" and value.lower() != b"keep-alive")
+            ):
                 return None
         admission = self._door.admission
         if not is_protobuf or not 0 < length <= admission.limits.body_bytes_max:
@@ -169,7 +178,7 @@ class DirectProtocol(BoundedProtocol):
         except Overloaded:
             held.release()
             return None
-        return DirectRequest(held, length, self._lose)
+        return DirectRequest(held, length, self._lose, packed=packed)
 
     def _take_body(self, request: DirectRequest, piece: memoryview) -> None:
         request.left -= len(piece)
@@ -191,18 +200,41 @@ class DirectProtocol(BoundedProtocol):
             return
         request.stop_timer()
         self._book.mark_busy(self)
-        self._submit(request)
-
-    def _submit(self, request: DirectRequest) -> None:
         chunks, request.chunks = request.chunks, []
-        try:
-            future = self._door.submit(chunks[0] if len(chunks) == 1 else b"".join(chunks))
-        except Exception as error:  # noqa: BLE001 as what the writer raises
-            future = Future()
-            future.set_exception(error)
-        self._answers.watch(future, partial(self._tell, request))
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if not request.packed:
+            self._submit(request, body)
+        elif (inflated := self._door.inflate(body)).done():
+            self._take_inflated(request, inflated)
+        else:
+            self._answers.watch(inflated, partial(self._take_inflated, request))
 
-    def _tell(self, request: DirectRequest, future: Future[Answer]) -> None:
+    def _take_inflated(self, request: DirectRequest, inflated: Future[bytes | Refusal]) -> None:
+        if inflated.exception() is not None:
+            self._tell(request, inflated)
+        elif isinstance(found := inflated.result(), Refusal):
+            self._answer(request, *self._door.render_refusal(found.http_status, found.reason))
+        else:
+            self._admit_inflated(request, found)
+
+    def _admit_inflated(self, request: DirectRequest, wire: bytes) -> None:
+        try:
+            request.held.grow(len(wire))
+        except Overloaded as error:
+            self._door.admission.count_refusal(error.bound)
+            self._answer(request, *self._door.render_refusal(429, str(error)))
+        else:
+            self._submit(request, wire)
+
+    def _submit(self, request: DirectRequest, wire: bytes) -> None:
+        try:
+            self._answers.watch(self._door.submit(wire), partial(self._tell, request))
+        except Exception as error:  # noqa: BLE001 as what the writer raises
+            failed: Future[Answer] = Future()
+            failed.set_exception(error)
+            self._tell(request, failed)
+
+    def _tell(self, request: DirectRequest, future: Future[Any]) -> None:  # Any: an answer, or bytes that failed
         self._answer(request, *self._door.render_outcome(future))
 
     def _expire(self, request: DirectRequest) -> None:

@@ -33,13 +33,15 @@ _NOTHING = Receipt(spans=0, ignored=0, accepted=0, duplicate=0, dead_lettered=0)
 TRACES_PATH = "/v1/traces"
 # Signals without usage are taken and set aside, so that an app may point its whole OTLP export here.
 QUIET_PATHS = ("/v1/metrics", "/v1/logs")
-_INLINE_BYTES_MAX = 4_096  # inflated a thousandfold it is still done in milliseconds
+_INLINE_BYTES_MAX = 8_192  # fifty usual spans; inflated a thousandfold it is still done in milliseconds
 # A body that has announced much and sent little holds little: it is counted as it comes, up to twice ahead.
 FIRST_BYTES = 16_384
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 
 
-class _Refuse(Exception):
+class NotAccepted(Exception):
+    """A request that is refused, with what its sender is told."""
+
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.refusal = Refusal(status, reason)
@@ -64,7 +66,7 @@ class OtlpHttp:
         content_type = given.get("content-type", "").partition(";")[0].strip().lower()
         try:
             message: Message = await self._accept(scope, given, content_type, receive)
-        except _Refuse as error:
+        except NotAccepted as error:
             status, message = error.refusal.http_status, build_status(error.refusal)
         else:
             status = 200
@@ -74,13 +76,13 @@ class OtlpHttp:
 
     def render_outcome(self, done: Future[Answer]) -> Rendered:
         """What the sender of a protobuf request is told of its answer, which is here."""
-        try:
-            answer = done.result()
-        except Refused as error:
+        error = done.exception()
+        if isinstance(error, Refused):
             return self.render_refusal(503, str(error))
-        except Exception as error:  # noqa: BLE001 logged with its traceback; the sender keeps its request
+        if error is not None:  # the sender keeps its request
             _log.error("a request could not be answered", exc_info=error)
             return self.render_refusal(500, f"internal error {type(error).__name__}; see the collector's log")
+        answer = done.result()
         if isinstance(answer, Rejection):
             return self.render_refusal(400, answer.reason)
         return self._render_lines(200, build_response(answer))
@@ -113,29 +115,29 @@ class OtlpHttp:
                 answer = await asyncio.wrap_future(self.submit(wire))
         except Overloaded as error:
             self.admission.count_refusal(error.bound)
-            raise _Refuse(429, str(error)) from None
+            raise NotAccepted(429, str(error)) from None
         except Refused as error:
-            raise _Refuse(503, str(error)) from error
+            raise NotAccepted(503, str(error)) from error
         if isinstance(answer, Rejection):
-            raise _Refuse(400, answer.reason)
+            raise NotAccepted(400, answer.reason)
         return build_response(answer)
 
     def _check_request(self, scope: Scope, headers: dict[str, str], content_type: str) -> None:
         if scope["path"] not in (TRACES_PATH, *QUIET_PATHS):
-            raise _Refuse(404, f"there is nothing at {scope['path'][:64]}; traces go to {TRACES_PATH}")
+            raise NotAccepted(404, f"there is nothing at {scope['path'][:64]}; traces go to {TRACES_PATH}")
         if scope["method"] != "POST":
-            raise _Refuse(405, "use POST")
+            raise NotAccepted(405, "use POST")
         if not self.admission.is_authorised(headers.get("authorization")):
-            raise _Refuse(401, "send one of the configured tokens as Authorization: Bearer TOKEN")
+            raise NotAccepted(401, "send one of the configured tokens as Authorization: Bearer TOKEN")
         if content_type not in (PROTOBUF, JSON):
-            raise _Refuse(415, f"Content-Type {content_type[:64]!r} is not OTLP; send {PROTOBUF} or {JSON}")
+            raise NotAccepted(415, f"Content-Type {content_type[:64]!r} is not OTLP; send {PROTOBUF} or {JSON}")
 
     def _read_length(self, headers: dict[str, str]) -> int:
         limit = self.admission.limits.body_bytes_max
         text = headers.get("content-length", "")
         length = int(text) if text.isdigit() else min(limit, 65_536)
         if length > limit:
-            raise _Refuse(413, f"the body has {length} bytes, the limit is {limit}; send smaller batches")
+            raise NotAccepted(413, f"the body has {length} bytes, the limit is {limit}; send smaller batches")
         return length
 
     async def _read_body(self, receive: Receive, announced: int, held: Hold) -> bytes:
@@ -146,7 +148,7 @@ class OtlpHttp:
                 return await self._read_chunks(receive, announced, held)
         except TimeoutError:
             self.admission.count_refusal("body_seconds")
-            raise _Refuse(503, self.describe_slowness()) from None
+            raise NotAccepted(503, self.describe_slowness()) from None
 
     async def _read_chunks(self, receive: Receive, announced: int, held: Hold) -> bytes:
         limit = self.admission.limits.body_bytes_max
@@ -156,11 +158,11 @@ class OtlpHttp:
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise _Refuse(400, "the connection closed before the body was complete")
+                raise NotAccepted(400, "the connection closed before the body was complete")
             chunk = message.get("body", b"")
             size += len(chunk)
             if size > limit:
-                raise _Refuse(413, f"the body is larger than {limit} bytes; send smaller batches")
+                raise NotAccepted(413, f"the body is larger than {limit} bytes; send smaller batches")
             if size > held.size_bytes:
                 held.grow(max(size, min(announced, 2 * size)))
             chunks.append(chunk)
@@ -176,6 +178,23 @@ class OtlpHttp:
             self._converters[content_type], self._convert_body, body, encoding, content_type
         )
 
+    def inflate(self, body: bytes) -> Future[bytes | Refusal]:
+        """A gzip'ed protobuf body as plain bytes, or why it is refused; beside the event loop unless small."""
+        if len(body) > _INLINE_BYTES_MAX:
+            return self._converters[PROTOBUF].submit(self._inflate, body)
+        done: Future[bytes | Refusal] = Future()
+        try:
+            done.set_result(self._inflate(body))
+        except Exception as error:  # noqa: BLE001 as beside the loop: who asks for the result gets it
+            done.set_exception(error)
+        return done
+
+    def _inflate(self, body: bytes) -> bytes | Refusal:
+        try:
+            return self._convert_body(body, "gzip", PROTOBUF)
+        except NotAccepted as error:
+            return error.refusal  # without the error, whose traceback would keep alive what was inflated
+
     def _convert_body(self, body: bytes, encoding: str, content_type: str) -> bytes:
         try:
             limits = self.admission.limits
@@ -184,13 +203,13 @@ class OtlpHttp:
             plain = inflate_body(body, encoding, limit)
             return convert_json(plain) if content_type == JSON else plain
         except TooLarge as error:
-            raise _Refuse(413, str(error)) from error
+            raise NotAccepted(413, str(error)) from error
         except UnknownEncoding as error:
-            raise _Refuse(415, str(error)) from error
+            raise NotAccepted(415, str(error)) from error
         except MalformedRequest as error:
-            raise _Refuse(400, str(error)) from error
+            raise NotAccepted(400, str(error)) from error
         except ValueError as error:
-            raise _Refuse(400, str(error)) from error
+            raise NotAccepted(400, str(error)) from error
 
     def _render(self, status: int, message: Message, content_type: str) -> tuple[Headers, bytes]:
         """Headers and body of an answer, which is counted with it."""

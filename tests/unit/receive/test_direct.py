@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import gzip
+import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,7 +21,7 @@ from otelbill_collector.domain.records import Answer, Receipt, Refused, Rejectio
 from otelbill_collector.receive.admission import Admission, ReceiveLimits
 from otelbill_collector.receive.connections import ConnectionBook
 from otelbill_collector.receive.direct import BodyReader, DirectListener
-from otelbill_collector.receive.http import OtlpHttp
+from otelbill_collector.receive.http import NotAccepted, OtlpHttp
 
 LIMITS = ReceiveLimits(100_000, 100_000, inflight_bytes_max=150_000, body_seconds_max=0.05)
 RECEIPT = Receipt(spans=1, ignored=0, accepted=1, duplicate=0, dead_lettered=0)
@@ -158,7 +162,7 @@ def test_the_usual_request_needs_no_task() -> None:
     "wire",
     [
         write_request(b"body", path=b"/v1/logs"),
-        write_request(b"body", b"Content-Encoding: gzip"),
+        write_request(b"body", b"Content-Encoding: deflate"),
         write_request(b""),
         write_request(b"x" * 100_001),
         write_request(b"body", b"Expect: 100-continue"),
@@ -192,6 +196,71 @@ def test_every_other_request_goes_the_long_way(wire: bytes) -> None:
         assert house.tasks == 1
 
     run(house, play)
+
+
+def test_gzip_is_usual_too() -> None:
+    """A small body is inflated at once, a large one beside the loop; both count with what they become."""
+    house = House()
+    small, large = b"x" * 50_000, secrets.token_bytes(20_000) + bytes(30_000)
+
+    async def play(house: House) -> None:
+        protocol, transport = house.connect()
+        for number, body in enumerate((small, large)):
+            feed(protocol, write_request(gzip.compress(body), b"Content-Encoding: gzip"))
+            assert body is large or len(house.submitted) == number + 1
+            await await_that(lambda number=number: len(house.submitted) > number)  # type: ignore[misc]
+            assert house.admission.inflight_bytes == 50_000
+            house.futures[-1].set_result(RECEIPT)
+            await settle()
+        assert transport.written.count(b"HTTP/1.1 200") == 2
+
+    run(house, play)
+    assert house.submitted == [small, large]
+    assert house.tasks == 0
+
+
+@pytest.mark.parametrize("size", [100, 20_000], ids=["at once", "beside the loop"])
+@pytest.mark.parametrize(("kind", "status"), [("cut", b"400"), ("bomb", b"413"), ("no room", b"429"), ("odd", b"500")])
+def test_gzip_that_cannot_be_taken_is_refused(
+    kind: str, status: bytes, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken bodies, bombs, what there is no room for, and faults of ours are answered and hold nothing."""
+    house = House()
+    noise = secrets.token_bytes(size)
+    body = gzip.compress(noise + bytes(200_000 if kind == "bomb" else 60_000))
+    if kind == "odd":
+        monkeypatch.setattr(OtlpHttp, "_convert_body", lambda *_: [][0])
+
+    async def play(house: House) -> None:
+        protocol, transport = house.connect()
+        with house.admission.hold("another") as other:
+            other.grow(60_000 if kind == "no room" else 1)
+            feed(protocol, write_request(body[:-12] if kind == "cut" else body, b"Content-Encoding: gzip"))
+            await await_that(lambda: transport.written.startswith(b"HTTP/1.1 " + status))
+
+    run(house, play)
+    assert house.submitted == []
+    assert house.refused == (["sender_share"] if kind == "no room" else [])
+
+
+@pytest.mark.parametrize("size", [100, 20_000], ids=["at once", "beside the loop"])
+def test_what_was_inflated_of_a_bomb_does_not_wait_for_the_collector_of_cycles(size: int) -> None:
+    """That runs rarely here, and several bombs at once would be several limits of memory."""
+    house = House()
+    gc.collect()
+    gc.disable()
+    try:
+        run(house, partial(_send_bomb, gzip.compress(secrets.token_bytes(size) + bytes(200_000))))
+        alive = [item for item in gc.get_objects() if isinstance(item, NotAccepted)]
+        assert alive == []
+    finally:
+        gc.enable()
+
+
+async def _send_bomb(body: bytes, house: House) -> None:
+    protocol, transport = house.connect()
+    feed(protocol, write_request(body, b"Content-Encoding: gzip"))
+    await await_that(lambda: transport.written.startswith(b"HTTP/1.1 413"))
 
 
 @pytest.mark.parametrize(
