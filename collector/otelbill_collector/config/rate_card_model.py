@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from pydantic import Field, StrictBool, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, StrictBool, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from otelbill_collector.config.file_model import (
@@ -77,6 +77,8 @@ def _parse_price(value: str | int, per: int = 1) -> int:
 
 class PriceSection(Selecting):
     """A price of one unit; after validation `price` holds attos, `credits` millionths of credits for one unit."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["price"]}, {"required": ["credits"]}]})
 
     unit: Unit = Field(description="Unit that is priced, such as `input_tokens` or one of your own.")
     per: Per = Field(default=1, description="How many units the price is for.")
