@@ -12,7 +12,7 @@ from pathlib import Path
 
 PATIENCE_SECONDS = 600.0
 _KILL_SECONDS = 60.0
-_IDLE_SHARE = 0.03
+_IDLE_SHARE = 0.05  # periodic jobs that find nothing to do are not work
 _CPUCLOCK_SCHED = 2  # linux/posix-timers.h: user and system time of a process, by its scheduler, in nanoseconds
 
 
