@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from otelbill_collector.app import build_rules
+from otelbill_collector.column_rules import build_column_rules
 from otelbill_collector.config import Config
+from otelbill_collector.decode.scanner import Scanner
 from otelbill_collector.decode.select import select_span
 from otelbill_collector.domain.records import Answer, Receipt
 from otelbill_collector.ledger.booking import Alone
@@ -27,8 +29,12 @@ class TestBooks:
 
     __test__ = False
 
-    def __init__(self, folder: Path, config: Config | None = None, limits: Limits = LIMITS) -> None:
+    def __init__(
+        self, folder: Path, config: Config | None = None, limits: Limits = LIMITS, *, columns: bool = True
+    ) -> None:
+        """Without `columns` every span is read and booked one by one."""
         self.folder = folder
+        self._columns = columns
         self._config = config or Config()
         self._limits = limits
         self.reopen()
@@ -40,8 +46,11 @@ class TestBooks:
         self.store = SqliteStore(self.folder)
         rules = build_rules(self._config)
         alone = Alone(rules.stands_alone, rules.rate_alone)
-        self.books = Books(self.store, claim_keys=claim_keys, decide=rules.decide, rate=rules.rate, alone=alone)
-        self.stages = Stages(select_span, self.books, self._limits)
+        columns = build_column_rules(rules) if self._columns else None
+        self.books = Books(
+            self.store, claim_keys=claim_keys, decide=rules.decide, rate=rules.rate, alone=alone, columns=columns
+        )
+        self.stages = Stages(select_span, self.books, self._limits, Scanner() if self._columns else None)
 
     def carry(self, bodies: Sequence[bytes], now: int = NOW) -> tuple[Answer, ...]:
         """Carry request bodies in one batch."""

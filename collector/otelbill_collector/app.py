@@ -13,15 +13,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from otelbill_collector.announcement import announce, withdraw
 from otelbill_collector.audit import build_metering, find_damage
 from otelbill_collector.billing import Billing
+from otelbill_collector.column_rules import build_column_rules
 from otelbill_collector.commands import build_operate
 from otelbill_collector.config import Config
 from otelbill_collector.crediting import create_terms
+from otelbill_collector.decode.scanner import Scanner
 from otelbill_collector.decode.select import select_span
 from otelbill_collector.domain.instants import NANOS
 from otelbill_collector.domain.provider_prices import PriceBook
@@ -60,6 +63,7 @@ from otelbill_collector.listeners import (
     list_api_hosts,
     raise_open_files,
 )
+from otelbill_collector.native.loading import find_library
 from otelbill_collector.operations import NoStripe, Operations, OtherPrices, StripeDesk, render_status
 from otelbill_collector.pipeline import Carried, Limits, Request, Stages, carry_batch
 from otelbill_collector.receive.admission import Admission, ReceiveLimits
@@ -109,8 +113,15 @@ def build_stages(config: Config, store: SqliteStore) -> Stages:
         future_nanos=config.limits.future_seconds * NANOS,
     )
     memory = GroupLimits(config.limits.group_keys, config.limits.known_keys)
-    alone = Alone(rules.stands_alone, rules.rate_alone)
-    books = Books(store, claim_keys=claim_keys, decide=rules.decide, rate=rules.rate, alone=alone, limits=memory)
+    books = Books(
+        store,
+        claim_keys=claim_keys,
+        decide=rules.decide,
+        rate=rules.rate,
+        alone=Alone(rules.stands_alone, rules.rate_alone),
+        columns=build_column_rules(rules),
+        limits=memory,
+    )
     return Stages(select_span, books, limits)
 
 
@@ -201,6 +212,7 @@ class Sidecar:
     def _wire(self) -> None:
         config = self._config
         self._stages = build_stages(config, self._store)
+        self._writer_stages = replace(self._stages, scanner=Scanner() if find_library() else None)
         try:
             desk = build_desk(config, self._store)
         except (StripePackageMissing, StripeTooEarly) as error:
@@ -342,7 +354,7 @@ class Sidecar:
 
     def _carry(self, requests: Sequence[Request]) -> Carried:
         with self._metrics.commit_seconds.time():
-            return carry_batch(requests, self._stages, self._clock())
+            return carry_batch(requests, self._writer_stages, self._clock())
 
     def _keep_letters(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
         return self._stages.books.post((), letters, self._clock()).kept

@@ -6,14 +6,18 @@ wire bytes -> spans -> candidates -> bookings -> receipt. A batch is all request
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
+import numpy as np
+
 from otelbill_collector.decode.redaction import redact_span
+from otelbill_collector.decode.scanner import Scanner
 from otelbill_collector.decode.spans import SpanView
 from otelbill_collector.decode.wire import MalformedRequest, decode_request
 from otelbill_collector.domain.ids import digest_parts
 from otelbill_collector.domain.records import Answer, DeadLetter, Receipt, Rejection
+from otelbill_collector.domain.span_columns import SpanColumns
 from otelbill_collector.domain.usage import Candidate, Problem
 from otelbill_collector.ledger.booking import Outcome
 from otelbill_collector.ledger.books import Books, Posted
@@ -43,21 +47,33 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """What the path runs through: selection, the open books, the limits."""
+    """What the path runs through: selection, the open books, the limits; `scanner` reads what the rules have read
+    before, into columns. It is the writer's alone: other threads go without.
+    """
 
     select: Callable[[SpanView], Candidate | None]
     books: Books
     limits: Limits
+    scanner: Scanner | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """What selection made of one request. Candidates and letters keep the order of their spans."""
+    """What selection made of one request: spans in columns, and others as candidates and letters in their order."""
 
     spans: int
     received_nanos: int
     candidates: tuple[tuple[SpanView, Candidate], ...]
     letters: tuple[DeadLetter, ...]
+    in_columns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What was read of each request, and the spans in columns of all of them."""
+
+    requests: Sequence[Selected | Rejection]
+    columns: SpanColumns | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,28 +86,70 @@ class Carried:
 
     def list_members(self) -> Iterator[tuple[Member, ...]]:
         """Per request the booked spans, for forwarding them with their cost. Made when asked for."""
-        members = iter(self.posted.booking.list_members() if self.posted is not None else ())
-        for count in self.spans:
-            yield tuple(islice(members, count))
+        if self.posted is None:
+            yield from ((),) * len(self.spans)
+            return
+        booking = self.posted.booking
+        members = iter(booking.list_members())
+        heads = [list(islice(members, count)) for count in self.spans]
+        for request, member in zip(booking.rest_requests, members, strict=True):
+            heads[request].append(member)
+        if booking.columns is not None:
+            for row, request in enumerate(booking.columns.list_requests()):
+                heads[request].append(booking.columns.find_member(row))
+        yield from map(tuple, heads)
 
 
 def carry_batch(requests: Sequence[Request], stages: Stages, now_nanos: int) -> Carried:
     """Carry requests from wire bytes to the ledger in one transaction. Senders are answered when this has returned."""
-    decoded = [_decode(request, stages.limits) for request in requests]  # malformed: its sender is told, others go on
-    selected = [item if isinstance(item, Rejection) else _select(item, request, stages)
-                for item, request in zip(decoded, requests, strict=True)]  # fmt: skip
-    arrivals = [(candidate, item.received_nanos) for item in selected if isinstance(item, Selected)
-                for _, candidate in item.candidates]  # fmt: skip
-    letters = [letter for item in selected if isinstance(item, Selected) for letter in item.letters]
-    posted = stages.books.post(arrivals, letters, now_nanos) if arrivals or letters else None  # durable from here on
-    return _write_receipts(selected, posted, stages)
+    batch = _scan(requests, stages) if stages.scanner else _read(requests, stages)
+    taken = [item for item in batch.requests if isinstance(item, Selected)]  # of the others the senders are told
+    arrivals = [(candidate, item.received_nanos) for item in taken for _, candidate in item.candidates]
+    letters = [letter for item in taken for letter in item.letters]
+    posted = None
+    if arrivals or letters or batch.columns:
+        posted = stages.books.post(arrivals, letters, now_nanos, batch.columns)  # durable from here on
+    return _write_receipts(requests, batch, posted, stages)
 
 
-def _decode(request: Request, limits: Limits) -> list[SpanView] | Rejection:
+def _read(requests: Sequence[Request], stages: Stages) -> Batch:
+    """All spans one by one, by the rules and what is remembered of them."""
+    return Batch([_read_request(request, stages) for request in requests])
+
+
+def _scan(requests: Sequence[Request], stages: Stages) -> Batch:
+    """Spans like earlier ones in columns; what is left is read as above, and known from then on."""
+    scanner, limits = stages.scanner, stages.limits
+    assert scanner is not None  # who calls asked
+    scanned = scanner.scan(
+        [request.body for request in requests],
+        [request.received_nanos for request in requests],
+        spans_max=limits.spans_max,
+        attributes_max=limits.attributes_max,
+        earliest_nanos=EARLIEST_NANOS,
+        future_nanos=limits.future_nanos,
+    )
+    rows = np.bincount(scanned.columns.request, minlength=len(requests)).tolist()
+    whole = frozenset(scanned.whole)
+    rest: dict[int, Sequence[SpanView]] = {}
+    items: list[Selected | Rejection] = []
+    for number, request in enumerate(requests):
+        if number in whole:
+            items.append(_read_request(request, stages))
+            continue
+        views = rest[number] = decode_request(scanned.rest[number]) if number in scanned.rest else ()
+        item = _select(views, request, stages)
+        items.append(replace(item, spans=int(scanned.spans[number]), in_columns=rows[number]))
+    scanner.learn(scanned, rest)
+    return Batch(items, scanned.columns if len(scanned.columns) else None)
+
+
+def _read_request(request: Request, stages: Stages) -> Selected | Rejection:
     try:
-        return decode_request(request.body, limits.spans_max)
+        spans = decode_request(request.body, stages.limits.spans_max)
     except MalformedRequest as error:
         return Rejection(str(error))
+    return _select(spans, request, stages)
 
 
 def _select(spans: Sequence[SpanView], request: Request, stages: Stages) -> Selected:
@@ -183,37 +241,65 @@ PRUNED = Problem(
 _BURIED = {Outcome.CONFLICT: _CONFLICT, Outcome.PRUNED: PRUNED}
 
 
-def _write_receipts(selected: Sequence[Selected | Rejection], posted: Posted | None, stages: Stages) -> Carried:
+def _write_receipts(requests: Sequence[Request], batch: Batch, posted: Posted | None, stages: Stages) -> Carried:
     """One answer per request, from the outcomes in order. What was not booked becomes dead letters of its own."""
     answers: list[Answer] = []
-    outcomes = iter(posted.booking.outcomes if posted else ())
     kept = iter(posted.kept if posted else ())
     buried: list[DeadLetter] = []
-    for item in selected:
+    outcomes = _deal_outcomes(batch, posted)
+    for request, item, (told, rest) in zip(requests, batch.requests, outcomes, strict=True):
         if isinstance(item, Rejection):
             answers.append(item)
             continue
-        results = list(islice(outcomes, len(item.candidates)))
-        if not _BURIED.keys().isdisjoint(results):
-            buried.extend(
-                bury_span(span, _BURIED[outcome], item.received_nanos)
-                for (span, _), outcome in zip(item.candidates, results, strict=True)
-                if outcome in _BURIED
-            )
+        refused = [(view, outcome) for (view, _), outcome in zip(item.candidates, told, strict=True)
+                   if outcome in _BURIED]  # fmt: skip
+        refused += _find_views(request, [pair for pair in rest if pair[1] in _BURIED], stages)
+        buried.extend(bury_span(view, _BURIED[outcome], item.received_nanos) for view, outcome in refused)
         new_letters = sum(islice(kept, len(item.letters)))
-        answers.append(_count_receipt(item, results, new_letters))
+        answers.append(_count_receipt(item, [*told, *(outcome for _, outcome in rest)], new_letters))
     if buried:
         stages.books.post((), buried, buried[0].received_nanos)
-    spans = tuple([0 if isinstance(item, Rejection) else len(item.candidates) for item in selected])
+    spans = tuple([0 if isinstance(item, Rejection) else len(item.candidates) for item in batch.requests])
     return Carried(tuple(answers), posted, spans)
 
 
+Told = tuple[list[Outcome], list[tuple[Candidate, Outcome]]]
+"""Outcomes of a request's candidates, in order, and of its spans in columns that were booked one by one."""
+
+
+def _deal_outcomes(batch: Batch, posted: Posted | None) -> list[Told]:
+    outcomes = iter(posted.booking.outcomes if posted else ())
+    found: list[Told] = [
+        (list(islice(outcomes, 0 if isinstance(item, Rejection) else len(item.candidates))), [])
+        for item in batch.requests
+    ]
+    if posted is not None and posted.booking.rest_requests:
+        rest = zip(posted.booking.rest_requests, posted.booking.rest, outcomes, strict=True)
+        for request, candidate, outcome in rest:
+            found[request][1].append((candidate, outcome))
+    return found
+
+
+def _find_views(
+    request: Request, wanted: Sequence[tuple[Candidate, Outcome]], stages: Stages
+) -> Iterator[tuple[SpanView, Outcome]]:
+    """The spans of a request that candidates from columns were made of: asked for where one has to be kept whole."""
+    for view in decode_request(request.body) if wanted else ():
+        found = stages.select(view)
+        for candidate, outcome in wanted:
+            if candidate == found:
+                yield view, outcome
+                break
+
+
 def _count_receipt(item: Selected, outcomes: Sequence[Outcome], new_letters: int) -> Receipt:
+    """`outcomes` are those of spans booked one by one; all others in columns are accepted."""
     buried = sum(map(outcomes.count, _BURIED))
+    by_columns = item.in_columns + len(item.candidates) - len(outcomes)
     return Receipt(
         spans=item.spans,
-        ignored=item.spans - len(item.candidates) - len(item.letters),
-        accepted=outcomes.count(Outcome.ACCEPTED),
+        ignored=item.spans - item.in_columns - len(item.candidates) - len(item.letters),
+        accepted=outcomes.count(Outcome.ACCEPTED) + by_columns,
         duplicate=outcomes.count(Outcome.DUPLICATE) + len(item.letters) - new_letters,
         dead_lettered=buried + new_letters,
     )

@@ -24,6 +24,7 @@ ALLOWED = {
     "isolation": {"domain", "decode", "pipeline"},
     "ingest": {"domain", "pipeline", "isolation"},
     "listeners": {"config", "receive"},
+    "column_rules": {"decode", "ledger", "rules"},
     "rules": {"domain", "decode", "span_rating"},
     "span_rating": {"domain", "native"},
     "jobs": {"domain"},

@@ -212,11 +212,12 @@ class LimitsSection(Section):
     )
     group_keys: KeyCount = Field(
         default=400_000,
-        description="Most claim keys (about five a span) whose spans are kept in memory; others are read when needed.",
+        description="Most claim keys (about five a span) whose spans are kept in memory, "
+        "and four times as many of spans in columns.",
     )
     known_keys: KeyCount = Field(
         default=50_000_000,
-        description="Most stored claim keys (three bytes each) remembered, so that a new span needs no look-up.",
+        description="Most stored claim keys (four bytes each) remembered, so that a new span needs no look-up.",
     )
 
 

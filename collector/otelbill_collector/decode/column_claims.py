@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from otelbill_collector.decode.reasons import Reason
-from otelbill_collector.domain.span_columns import Int32s, SpanColumns, Template, Texts
+from otelbill_collector.domain.span_columns import DecidedColumns, Int32s, SpanColumns, Template
 from otelbill_collector.domain.usage import Role
 from otelbill_collector.native.apart import Payers, TemplateFacts, decide_apart
 from otelbill_collector.native.loading import find_library
@@ -26,17 +25,6 @@ _WEIGHED_TRAITS = frozenset({"implies_call", "last_call_only"})
 _NO_FACTS = TemplateFacts(np.empty(0, np.uint8), np.empty(0, np.uint8), np.empty(0, np.int32))
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """Rows whose group is decided, and who pays for each of the columns' rows (meaningless for the others)."""
-
-    rows: NDArray[np.bool_]
-    customer: Int32s
-    project: Int32s
-    step: Int32s
-    run_id: Texts
-
-
 class ColumnClaims:
     """Decides groups of columns. Remembers what it needs of the templates, whose list only grows."""
 
@@ -46,15 +34,12 @@ class ColumnClaims:
         self._facts = _NO_FACTS
         self._emitters: dict[str, int] = {}
 
-    def decide(self, columns: SpanColumns, candidates: NDArray[np.bool_]) -> Decided:
-        """Decide the traces of the rows in `candidates`: these are all members of their groups, and share no claim
-        key but that of their trace with anybody.
+    def decide(self, columns: SpanColumns, settled: NDArray[np.bool_]) -> DecidedColumns:
+        """Decide the traces all of whose rows are `settled`: the columns hold every member of their groups, and they
+        share no claim key but that of their trace with anybody.
         """
-        chosen = np.flatnonzero(candidates)
-        rows, starts = _sort_traces(columns, chosen)
-        numbers = np.arange(len(columns), dtype=np.int32)
-        runs = np.where(columns.run_id.starts[1:] > columns.run_id.starts[:-1], numbers, np.int32(-1))
-        payers = Payers(columns.customer.copy(), columns.project.copy(), columns.step.copy(), runs.astype(np.int32))
+        rows, starts = _sort_traces(columns)
+        payers, runs = _list_payers(columns)
         apart = decide_apart(
             self._library,
             starts,
@@ -64,13 +49,14 @@ class ColumnClaims:
             span_ids=columns.span_id,
             parent_ids=columns.parent_span_id,
             has_parent=columns.has_parent,
+            settled=settled.view(np.uint8),
             payers=payers,
         )
-        decided = np.zeros(len(columns), dtype=np.bool_)
-        decided[rows[np.repeat(apart, np.diff(starts)).astype(np.bool_)]] = True
+        decided = np.empty(len(columns), dtype=np.bool_)
+        decided[rows] = np.repeat(apart, np.diff(starts)).astype(np.bool_)
         same = bool((payers.run == runs).all())
         run_id = columns.run_id if same else columns.run_id.spread(payers.run)
-        return Decided(decided, payers.customer, payers.project, payers.step, run_id)
+        return DecidedColumns(decided, payers.customer, payers.project, payers.step, run_id)
 
     def _read_facts(self, templates: Sequence[Template]) -> TemplateFacts:
         if templates is not self._templates:
@@ -106,13 +92,19 @@ def create_column_claims() -> ColumnClaims | None:
     return None if library is None else ColumnClaims(library)
 
 
-def _sort_traces(columns: SpanColumns, chosen: NDArray[np.intp]) -> tuple[Int32s, NDArray[np.int64]]:
-    """The chosen rows with those of one trace together, and where each trace begins (and the last one ends)."""
-    words = np.ascontiguousarray(columns.trace_id).view("<u8").reshape(-1, 2)[chosen]
+def _list_payers(columns: SpanColumns) -> tuple[Payers, Int32s]:
+    """What the spans say of who pays; a run is the number of the row that names it."""
+    starts = columns.run_id.starts
+    runs = np.where(starts[1:] > starts[:-1], np.arange(len(columns), dtype=np.int32), np.int32(-1)).astype(np.int32)
+    return Payers(columns.customer.copy(), columns.project.copy(), columns.step.copy(), runs.copy()), runs
+
+
+def _sort_traces(columns: SpanColumns) -> tuple[Int32s, NDArray[np.int64]]:
+    """The rows with those of one trace together, and where each trace begins (and the last one ends)."""
+    if not len(columns):
+        return np.empty(0, dtype=np.int32), np.zeros(1, dtype=np.int64)
+    words = np.ascontiguousarray(columns.trace_id).view("<u8").reshape(-1, 2)
     order = np.lexsort((words[:, 1], words[:, 0]))
     ordered = words[order]
     changes = np.flatnonzero((ordered[1:] != ordered[:-1]).any(axis=1)) + 1
-    starts = np.concatenate(([0], changes, [len(chosen)])).astype(np.int64)
-    if not len(chosen):
-        starts = np.zeros(1, dtype=np.int64)
-    return chosen[order].astype(np.int32), starts
+    return order.astype(np.int32), np.concatenate(([0], changes, [len(columns)])).astype(np.int64)

@@ -36,6 +36,9 @@ Bytes = NDArray[np.uint8]
 COUNTED_UNITS = (INPUT_TOKENS, CACHE_READ_TOKENS, CACHE_WRITE_TOKENS, OUTPUT_TOKENS, REASONING_TOKENS)
 """Rows of `SpanColumns.counts`. Input and output are there though they be zero, the others only above zero."""
 
+RATINGS = tuple(RatingState)
+"""What the codes of `RatedColumns.rating` stand for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Template:
@@ -92,6 +95,16 @@ class Texts:
         places = np.repeat(starts - ends[:-1], sizes) + np.arange(ends[-1], dtype=np.int32)
         return Texts(self.pool[places], ends)
 
+    def differ(self, other: Texts) -> NDArray[np.bool_]:
+        """Where two lists of as many texts differ."""
+        sizes, others = np.diff(self.starts), np.diff(other.starts)
+        found: NDArray[np.bool_] = sizes != others
+        same = np.flatnonzero(~found & (sizes > 0))
+        if len(same):
+            unequal = self.take(same).pool != other.take(same).pool
+            found[same[np.repeat(np.arange(len(same)), sizes[same])[unequal]]] = True
+        return found
+
     def spread(self, sources: Int32s) -> Texts:
         """For each entry of `sources` the text of that row; none where it is -1."""
         absent = len(self.starts) - 1  # a row past the last one, of no length
@@ -137,6 +150,20 @@ class SpanColumns:
             **columns,
         )
 
+    def join(self, others: Sequence[SpanColumns]) -> SpanColumns:
+        """These spans, then those of others. Their templates and names are the same lists."""
+        parts = [self, *others]
+        assert all(part.templates is self.templates and part.names is self.names for part in others)
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ROWS}
+        return SpanColumns(
+            self.templates,
+            self.names,
+            counts=np.concatenate([part.counts for part in parts], axis=1),
+            response_id=join_texts([part.response_id for part in parts]),
+            run_id=join_texts([part.run_id for part in parts]),
+            **columns,
+        )
+
     def find_quantities(self, row: int) -> dict[str, Quantity]:
         """What a span counts, as `Candidate.quantities` has it."""
         return _list_quantities(self.templates[self.template[row]], self.counts[:, row].tolist())
@@ -176,7 +203,7 @@ class SpanColumns:
         )
 
     def build_candidates(self, rows: NDArray[np.intp]) -> list[Candidate]:
-        """The candidates of some rows, in the order given: what `build_candidate` gives, in a third of its time."""
+        """The candidates of some rows, in the order given: what `build_candidate` gives for each, somewhat faster."""
         part = self if len(rows) == len(self) and (rows == np.arange(len(self))).all() else self.take(rows)
         templates, names = self.templates, [*self.names, None]  # -1 is the last
         parents = zip(_cut_ids(part.parent_span_id, 8), part.has_parent.tolist(), strict=True)
@@ -197,6 +224,16 @@ class SpanColumns:
 
     def _find_name(self, code: Any) -> str | None:  # Any: a numpy integer
         return self.names[code] if code >= 0 else None
+
+
+def join_texts(parts: Sequence[Texts]) -> Texts:
+    """All texts, in order."""
+    before = np.cumsum([0, *(part.starts[-1] for part in parts)])
+    starts = [part.starts[:-1] + offset for part, offset in zip(parts, before[:-1], strict=True)]
+    return Texts(
+        np.concatenate([part.pool[: part.starts[-1]] for part in parts]),
+        np.concatenate([*starts, before[-1:]]).astype(np.int32),
+    )
 
 
 def _list_quantities(template: Template, counts: list[int]) -> dict[str, Quantity]:
@@ -279,8 +316,20 @@ _ROWS = (
 )
 
 
-RATINGS = tuple(RatingState)
-"""What the codes of `RatedColumns.rating` mean."""
+@dataclass(frozen=True, slots=True)
+class DecidedColumns:
+    """Which rows are decided by columns, and who pays for each row of the columns (meaningless where not decided)."""
+
+    rows: NDArray[np.bool_]
+    customer: Int32s  # into names, as the next two
+    project: Int32s
+    step: Int32s
+    run_id: Texts
+
+    def take(self, rows: NDArray[np.intp]) -> DecidedColumns:
+        """Some rows, in the order given."""
+        who = self.customer[rows], self.project[rows], self.step[rows]
+        return DecidedColumns(self.rows[rows], *who, self.run_id.take(rows))
 
 
 @dataclass(slots=True, eq=False)

@@ -122,7 +122,8 @@ class SidecarMetrics:
         sums: _Totals = defaultdict(int)
         for record in booking.decided:
             self._add_record(record, sums)
-        for (*names, currency), found in (booking.singles.sum_rated() if booking.singles else {}).items():
+        alone = [part.sum_rated() for part in (booking.columns, booking.singles) if part]
+        for (*names, currency), found in (item for part in alone for item in part.items()):
             labels = self._bound_labels(tuple([name or "" for name in names]))
             self._add_sums(labels, currency or "", found, sums)
         for (counter, values), total in sums.items():

@@ -15,10 +15,12 @@ from enum import Enum
 from otelbill_collector.domain.alone import AmountsRow
 from otelbill_collector.domain.bulk_ids import derive_span_events
 from otelbill_collector.domain.ids import derive_claim_key
-from otelbill_collector.domain.instants import DAY_NANOS, NANOS
+from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.prices import list_counted
 from otelbill_collector.domain.records import Amounts, UsageRecord, digest_candidate, identify_candidate
+from otelbill_collector.domain.span_columns import SpanColumns
 from otelbill_collector.domain.usage import Candidate, Decision, RatingState
+from otelbill_collector.ledger.column_booking import ColumnRules, book_columns, list_candidates
 from otelbill_collector.ledger.corrections import (
     CorrectionBook,
     apply_to_amounts,
@@ -37,14 +39,13 @@ from otelbill_collector.ledger.journal import (
 )
 from otelbill_collector.ledger.large_groups import Joined, choose_due, set_aside
 from otelbill_collector.ledger.lineage import list_key_days
-from otelbill_collector.ledger.members import Member, Row, Singles
+from otelbill_collector.ledger.members import ColumnSingles, Member, Row, Singles
 from otelbill_collector.ledger.resolutions import Resolution, apply_resolution, is_open
 from otelbill_collector.ledger.tombstones import is_pruned_event
 
 KeysOf = Callable[[Candidate], tuple[bytes, ...]]
 Decide = Callable[[Sequence[Candidate], int], Sequence[Decision]]
 Rate = Callable[[Candidate, Decision], tuple[Amounts, Mapping[str, str]]]
-_POSTPONED_NANOS = 900 * NANOS  # all that fail within it are tried again at one instant
 _NOBODY = (Singles((), (), (), (), (), (), {}), 0)  # stands for an arrival until it is known
 _NOT_AGAIN: Mapping[str, str | None] = {}  # events to rate again though nothing about them is new, and why
 
@@ -78,6 +79,7 @@ class Rules:
     corrections: CorrectionBook
     resolutions: Mapping[str, Resolution] = field(default_factory=dict)  # by event id
     alone: Alone | None = None  # the short way for spans that stand alone; None: all go the long way
+    columns: ColumnRules | None = None  # the way of spans in columns; None: there are none
 
 
 @dataclass(slots=True)
@@ -87,6 +89,9 @@ class Booking:
     outcomes: list[Outcome] = field(default_factory=list)
     arrived: list[Member | Row] = field(default_factory=list)  # the span, or the one it repeats, of each arrival
     singles: Singles | None = None
+    columns: ColumnSingles | None = None
+    rest: list[Candidate] = field(default_factory=list)  # spans in columns booked one by one, after the arrivals
+    rest_requests: list[int] = field(default_factory=list)  # and the numbers of their requests
     decided: list[UsageRecord] = field(default_factory=list)  # the other records
 
     def list_members(self) -> Iterator[Member]:
@@ -97,7 +102,8 @@ class Booking:
     @property
     def records(self) -> list[UsageRecord]:
         """Every appended record."""
-        return [*(self.singles.list_records() if self.singles else ()), *self.decided]
+        alone = [part for part in (self.columns, self.singles) if part]
+        return [*(record for part in alone for record in part.list_records()), *self.decided]
 
 
 def collect_keys(candidate: Candidate, rules_keys: KeysOf) -> tuple[bytes, ...]:
@@ -114,12 +120,21 @@ def book_candidates(
     arrivals: Sequence[tuple[Candidate, int]],
     rules: Rules,
     now_nanos: int,
+    columns: SpanColumns | None = None,
 ) -> Booking:
-    """Book (candidate, received time) pairs inside a write transaction. The order of arrivals does not matter."""
+    """Book (candidate, received time) pairs and spans in columns inside a write transaction. Their order does not
+    matter.
+    """
+    booking = Booking()
     keys = [collect_keys(candidate, rules.claim_keys) for candidate, _ in arrivals]
+    if columns is not None:
+        left = _book_columns(index, columns, keys, rules, booking)
+        arrivals = [*arrivals, *left]
+        keys += [collect_keys(candidate, rules.claim_keys) for candidate, _ in left]
     linked = index.expect(keys)
     alone = _find_alone(arrivals, keys, linked, rules, index.covered_from_nanos)
-    booking = Booking(outcomes=[Outcome.ACCEPTED] * len(arrivals), arrived=[_NOBODY] * len(arrivals))
+    booking.outcomes = [Outcome.ACCEPTED] * len(arrivals)
+    booking.arrived = [_NOBODY] * len(arrivals)
     if alone:
         _gather_singles(arrivals, keys, alone, rules, booking)
     if booking.singles is not None:
@@ -145,6 +160,20 @@ def book_candidates(
     starts, joined = set_aside(connection, index, fresh)
     _book_groups(connection, index, starts, rules, now_nanos, booking, joined=joined)
     return booking
+
+
+def _book_columns(
+    index: GroupIndex, columns: SpanColumns, keys: Sequence[tuple[bytes, ...]], rules: Rules, booking: Booking
+) -> list[tuple[Candidate, int]]:
+    """Book what can be booked by columns; the other spans of the columns, to be booked one by one."""
+    assert rules.columns is not None  # who has columns has rules for them
+    told = rules.corrections.event_ids | rules.resolutions.keys()
+    parted = book_columns(index, columns, keys, rules.columns, told)
+    rest = list(list_candidates(columns, parted.rest))
+    booking.columns = parted.singles
+    booking.rest = [candidate for candidate, _ in rest]
+    booking.rest_requests = columns.request[parted.rest].tolist()
+    return rest
 
 
 def _find_alone(
@@ -211,27 +240,6 @@ def book_due(
     booking = Booking()
     _book_groups(connection, index, starts, rules, now_nanos, booking)
     return booking
-
-
-def refuse_pruned(booking: Booking, arrivals: Sequence[tuple[Candidate, int]], floor_nanos: int) -> None:
-    """Put the arrivals from before the floor, which were left out of a booking, back into their places."""
-    outcomes, arrived = iter(booking.outcomes), iter(booking.arrived)
-    booking.outcomes, booking.arrived = [], []
-    for candidate, received_nanos in arrivals:
-        if candidate.ended_nanos >= floor_nanos:
-            booking.outcomes.append(next(outcomes))
-            booking.arrived.append(next(arrived))
-        else:
-            day = candidate.ended_nanos // DAY_NANOS
-            event_id, content = identify_candidate(candidate), digest_candidate(candidate)
-            booking.outcomes.append(Outcome.PRUNED)
-            booking.arrived.append(Member(event_id, candidate, content, received_nanos, (), day))
-
-
-def postpone_due(connection: sqlite3.Connection, due: Due, now_nanos: int) -> None:
-    """Have a group decided later that cannot be decided now: it stays booked as it is until then."""
-    remove_due(connection, [due])
-    save_due(connection, [due._replace(due_nanos=(now_nanos // _POSTPONED_NANOS + 1) * _POSTPONED_NANOS)])
 
 
 def book_members(
@@ -308,7 +316,8 @@ def _book_groups(
     done: set[str] = set()
     placed: list[Placed] = []
     dues: list[Due] = []
-    price_bodies: dict[str, str] = dict(booking.singles.price_bodies) if booking.singles else {}
+    alone = [part for part in (booking.columns, booking.singles) if part]
+    price_bodies: dict[str, str] = {name: body for part in alone for name, body in part.price_bodies.items()}
 
     def book(group: Sequence[Member], context: Sequence[Member]) -> None:
         decisions = rules.decide([member.candidate for member in (*group, *context)], now_nanos)
@@ -331,9 +340,9 @@ def _book_groups(
         if members:
             book(members, ancestors)
             dues.append(Due(choose_due(size, now_nanos), members[0].day, members[0].keys[0]))
-    if placed or booking.singles:
+    if placed or alone:
         save_price_versions(connection, price_bodies)
-        append_segment(connection, placed, now_nanos, booking.singles)
+        append_segment(connection, placed, now_nanos, alone)
     save_due(connection, dues)
     booking.decided.extend(item.record for item in placed)
 

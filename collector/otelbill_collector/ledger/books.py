@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
+
 from otelbill_collector.domain.ids import digest_parts
 from otelbill_collector.domain.instants import DAY_NANOS, format_instant
 from otelbill_collector.domain.rating import Rater
 from otelbill_collector.domain.records import DeadLetter, UsageRecord
 from otelbill_collector.domain.retention import EvidencePruned
+from otelbill_collector.domain.span_columns import SpanColumns
 from otelbill_collector.domain.usage import Candidate
 from otelbill_collector.ledger.booking import (
     Alone,
@@ -28,32 +31,31 @@ from otelbill_collector.ledger.booking import (
     book_due,
     book_members,
     collect_keys,
-    postpone_due,
-    refuse_pruned,
 )
+from otelbill_collector.ledger.column_booking import ColumnRules
+from otelbill_collector.ledger.correction_checks import check_correction
 from otelbill_collector.ledger.corrections import (
-    Aspect,
     Correction,
     CorrectionBook,
     InvalidCorrection,
     Wish,
-    apply_to_decision,
     list_corrections,
     save_corrections,
 )
 from otelbill_collector.ledger.deadletters import save_dead_letter
 from otelbill_collector.ledger.groups import GroupIndex, GroupLimits
 from otelbill_collector.ledger.journal import Due, find_last_segment, list_due
+from otelbill_collector.ledger.large_groups import postpone_due
 from otelbill_collector.ledger.lineage import find_record, list_unpriced
 from otelbill_collector.ledger.openings import FIRST
 from otelbill_collector.ledger.pruned_sums import resume_folds
 from otelbill_collector.ledger.pruning import Seen, append_pruning
+from otelbill_collector.ledger.refusals import refuse_pruned, refuse_pruned_columns
 from otelbill_collector.ledger.repricing import Progress, Scope
 from otelbill_collector.ledger.rerating import Rerating, Revisions, Written
 from otelbill_collector.ledger.resolutions import (
     NotHeld,
     Resolution,
-    find_oversized_part,
     is_open,
     list_resolutions,
     save_resolution,
@@ -93,6 +95,7 @@ class Books:
         decide: Decide,
         rate: Rate,
         alone: Alone | None = None,
+        columns: ColumnRules | None = None,
         limits: GroupLimits = _DEFAULT_LIMITS,
     ) -> None:
         self.store = store
@@ -106,7 +109,7 @@ class Books:
         self._note_prunings()
         self._corrections = CorrectionBook(store.transact(list_corrections))
         self._resolutions = {item.event_id: item for item in store.transact(list_resolutions)}
-        self._rules = Rules(claim_keys, decide, rate, self._corrections, self._resolutions, alone)
+        self._rules = Rules(claim_keys, decide, rate, self._corrections, self._resolutions, alone, columns)
 
     @property
     def group_keys(self) -> int:
@@ -118,8 +121,14 @@ class Books:
         """Stored claim keys that are remembered, so that a new key is known to be new without a query."""
         return self._index.known_keys
 
-    def post(self, arrivals: Sequence[tuple[Candidate, int]], letters: Sequence[DeadLetter], now_nanos: int) -> Posted:
-        """Book (candidate, received time) pairs and keep dead letters; durable when this returns.
+    def post(
+        self,
+        arrivals: Sequence[tuple[Candidate, int]],
+        letters: Sequence[DeadLetter],
+        now_nanos: int,
+        columns: SpanColumns | None = None,
+    ) -> Posted:
+        """Book (candidate, received time) pairs and spans in columns, and keep dead letters; durable on return.
 
         What ended before the floor of retention is not booked: its outcome says so.
         """
@@ -128,9 +137,14 @@ class Books:
             kept = tuple(save_dead_letter(connection, letter) for letter in letters)
             floor = self._floor_nanos
             taken = [pair for pair in arrivals if pair[0].ended_nanos >= floor] if floor else arrivals
-            booking = book_candidates(connection, self._index, taken, self._rules, now_nanos)
+            in_time = columns
+            if columns is not None and floor and int(columns.ended_nanos.min()) < floor:
+                in_time = columns.take(np.flatnonzero(columns.ended_nanos >= floor))
+            booking = book_candidates(connection, self._index, taken, self._rules, now_nanos, in_time)
             if len(taken) < len(arrivals):
                 refuse_pruned(booking, arrivals, floor)
+            if columns is not None and in_time is not columns:
+                refuse_pruned_columns(booking, columns, np.flatnonzero(columns.ended_nanos < floor))
             return Posted(booking, kept)
 
         return self._transact(work)
@@ -269,33 +283,8 @@ class Books:
                 for aspect, value in wish.list_values().items()
             ]
             for record in records:
-                self._check_correction(record, [c for c in corrections if c.event_id == record.event_id])
+                check_correction(self._corrections, record, [c for c in corrections if c.event_id == record.event_id])
             return self._book_corrections(records, corrections, wish.given_nanos)
-
-    def _check_correction(self, record: UsageRecord, corrections: Sequence[Correction]) -> None:
-        """Raises InvalidCorrection for what is so already, or cannot be."""
-        event_id, decision = record.event_id, record.decision
-        before = self._corrections.find(event_id)
-        after = apply_to_decision(decision, {**before, **{given.aspect: given for given in corrections}})
-        charged = any(given.aspect is Aspect.CHARGE and before.get(Aspect.CHARGE) != given for given in corrections)
-        if all(_says_the_same(before.get(given.aspect), given) for given in corrections):
-            raise InvalidCorrection(f"event {event_id} was corrected like that already; nothing is written")
-        if after == decision and not charged:
-            raise InvalidCorrection(f"event {event_id} is like that already; nothing is written")
-        if not decision.billable and any(given.aspect is not Aspect.CUSTOMER for given in corrections):
-            raise InvalidCorrection(
-                f"event {event_id} is not billable ({decision.reason}); only its customer can be corrected"
-            )
-        problem = find_oversized_part(after.quantities)
-        if problem is not None:
-            raise InvalidCorrection(f"event {event_id}: {problem}")
-        currency = record.amounts.currency
-        for correction in corrections:
-            if correction.aspect is Aspect.CHARGE and correction.currency != currency:
-                raise InvalidCorrection(
-                    f"event {event_id} is charged in {currency}, not in {correction.currency}; "
-                    f"give the charge in {currency}"
-                )
 
     def take_back(self, batch: str, *, operator: str, reason: str, now_nanos: int) -> Booking:
         """Take back all corrections of a batch: what stood before them stands again. Raises InvalidCorrection."""
@@ -393,10 +382,6 @@ class Books:
                 raise
             self._index.settle()
             return result
-
-
-def _says_the_same(one: Correction | None, other: Correction) -> bool:
-    return one is not None and one.value == other.value
 
 
 @contextmanager

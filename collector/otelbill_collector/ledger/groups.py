@@ -13,6 +13,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain, islice
+from typing import NamedTuple
 from weakref import WeakSet, WeakValueDictionary
 
 import numpy as np
@@ -29,7 +30,7 @@ from otelbill_collector.ledger.claim_runs import find_claims, list_recent_prefix
 from otelbill_collector.ledger.id_sets import IdSet, pack_ids
 from otelbill_collector.ledger.known_keys import KnownKeys
 from otelbill_collector.ledger.members import ColumnSingles, Member, Row, Singles
-from otelbill_collector.ledger.recent_keys import RecentKeys
+from otelbill_collector.ledger.recent_keys import Earlier, RecentKeys
 from otelbill_collector.ledger.segments import RECORD_COLUMNS, build_record, decode_table
 from otelbill_collector.native.links import find_company
 
@@ -37,12 +38,19 @@ Key = tuple[int, bytes]  # day, claim key
 KeyFunction = Callable[[Candidate], tuple[bytes, ...]]
 
 _TABLES_MAX = 32
-_COLUMN_PART = (3, 4)  # of the keys in memory, at most, those of spans booked by columns
+_COLUMN_SHARE = 4  # as many keys of spans in columns as of others are held: they take a tenth of the memory
+
+
+class Meeting(NamedTuple):
+    """Which spans in columns have company (see `expect_columns`), and the earlier spans of the others' traces."""
+
+    company: NDArray[np.bool_]
+    earlier: list[Earlier]
 
 
 @dataclass(frozen=True, slots=True)
 class GroupLimits:
-    """Bounds of memory: claim keys held with their spans, and stored keys remembered by the filter (3 bytes each)."""
+    """Bounds of memory: claim keys held with their spans, and stored keys remembered by the filter (4 bytes each)."""
 
     keys_max: int = 400_000
     known_keys_max: int = 50_000_000
@@ -60,7 +68,7 @@ class GroupIndex:
         self._known = KnownKeys(limits.known_keys_max)
         # Every member of the key, on whatever day; a span that stood alone so far is a row of its batch.
         self._fresh: dict[bytes, list[Member] | Row] = {}
-        self._recent = RecentKeys(limits.keys_max * _COLUMN_PART[0] // _COLUMN_PART[1])  # none of them in `_fresh`
+        self._recent = RecentKeys(limits.keys_max * _COLUMN_SHARE)  # none of them in `_fresh`
         self._stored: OrderedDict[Key, list[Member]] = OrderedDict()  # every member within a day of the day
         self._members: WeakValueDictionary[str, Member] = WeakValueDictionary()
         self._tables: OrderedDict[int, pa.Table] = OrderedDict()
@@ -108,18 +116,25 @@ class GroupIndex:
 
     def expect_columns(
         self, columns: SpanColumns, keys: Bytes, key_starts: Int32s, other_keys: Sequence[tuple[bytes, ...]]
-    ) -> NDArray[np.bool_]:
-        """Which spans in columns have company that must be looked at: in memory, perhaps stored, among the batch's
-        other spans, or in the batch under another key than that of their trace. A span has company when one of its
-        trace has, and when the filter does not cover its day.
+    ) -> Meeting:
+        """Which spans in columns have company that only rules can judge: perhaps stored, held as members, among the
+        batch's other spans, or in the batch under another key than that of their trace or, with a span of another
+        emitter, a twin key. A span has company when one of its trace has, and when the filter does not cover its day.
 
-        `keys` are theirs, `key_starts` where those of each begin. The spans without company are their whole groups,
-        alone or with others of their trace in these columns.
+        `keys` are theirs, `key_starts` where those of each begin. The others are with those of their trace in these
+        columns, and with the earlier ones that are given, their whole groups.
         """
         company: NDArray[np.bool_] = columns.ended_nanos < self.covered_from_nanos
         met = self._known.mark(read_prefixes(keys))  # what is in memory is stored, and covered as long as it is
-        find_company(keys, key_starts, met, b"".join(chain.from_iterable(other_keys)), company)
-        return company
+        emitters = self._recent.find_emitters(columns)
+        earlier: list[Earlier] = []
+        if len(self._recent) and met.any():
+            last = self._recent.meet(keys, key_starts, emitters, met)
+            if last.any():
+                earlier, missing = self._recent.list_earlier(last)
+                company |= missing
+        find_company(keys, key_starts, emitters, met, b"".join(chain.from_iterable(other_keys)), company)
+        return Meeting(company, earlier)
 
     def add_columns(self, singles: ColumnSingles) -> None:
         """Make spans visible that have no company by `expect_columns`. Before members of the batch are looked up."""
@@ -290,7 +305,7 @@ class GroupIndex:
         covered = self._known.covered_from
         for singles in self._arrived_singles:
             newest = max(candidate.ended_nanos for candidate in singles.candidates)
-            self._known.add(read_prefixes(singles.list_keys()), newest // DAY_NANOS)
+            self._known.add(read_prefixes(singles.list_keys()[0]), newest // DAY_NANOS)
         self._arrived_singles.clear()
         for columns in self._arrived_columns:
             newest = int(columns.rated.spans.ended_nanos.max())
@@ -306,7 +321,7 @@ class GroupIndex:
             self._fresh.clear()  # and so may one held with its spans, where it is asked for by columns
             self._recent.forget()
         self._recent.settle()
-        excess = self.size() - self._limits.keys_max
+        excess = len(self._fresh) + len(self._stored) - self._limits.keys_max
         while excess > 0 and self._stored:
             self._stored.popitem(last=False)
             excess -= 1

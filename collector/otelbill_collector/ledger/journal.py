@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.domain.retention import EvidencePruned
+from otelbill_collector.domain.span_columns import Bytes
 from otelbill_collector.ledger.claim_runs import append_claims
 from otelbill_collector.ledger.columns import encode_singles
-from otelbill_collector.ledger.members import Singles
+from otelbill_collector.ledger.members import ColumnSingles, Singles, join_keys
 from otelbill_collector.ledger.segments import decode_table, encode_segment
+from otelbill_collector.ledger.span_batches import encode_columns
 from otelbill_collector.ledger.tombstones import describe_segment
+
+Alone = ColumnSingles | Singles
 
 
 class Placed(NamedTuple):
@@ -41,17 +45,19 @@ _CHAIN_START = bytes(32)
 
 
 def append_segment(
-    connection: sqlite3.Connection, placed: Sequence[Placed], booked_nanos: int, singles: Singles | None = None
+    connection: sqlite3.Connection, placed: Sequence[Placed], booked_nanos: int, alone: Sequence[Alone] = ()
 ) -> int:
     """Append one segment with all records and their claim keys; returns its id. Call inside a write transaction.
 
-    Spans that stand alone come first.
+    First come spans in columns, then others that stand alone.
     """
-    body = encode_segment([item.record for item in placed], encode_singles(singles) if singles else None)
-    alone = singles.candidates if singles else ()
-    ended = [*[candidate.ended_nanos for candidate in alone], *[item.record.event_nanos for item in placed]]
-    segment_id = append_encoded(connection, Encoded(body, min(ended), max(ended), len(ended)), booked_nanos)
-    _append_claims(connection, segment_id, placed, singles)
+    body = encode_segment([item.record for item in placed], [_encode_alone(part) for part in alone])
+    ended = [item.record.event_nanos for item in placed]
+    for part in alone:
+        ended += part.find_ended_bounds()
+    count = sum(map(len, alone)) + len(placed)
+    segment_id = append_encoded(connection, Encoded(body, min(ended), max(ended), count), booked_nanos)
+    _append_claims(connection, segment_id, placed, alone)
     return segment_id
 
 
@@ -78,27 +84,31 @@ def append_encoded(connection: sqlite3.Connection, encoded: Encoded, booked_nano
     return segment_id
 
 
+def _encode_alone(part: Alone) -> pa.RecordBatch:
+    return encode_columns(part.rated) if isinstance(part, ColumnSingles) else encode_singles(part)
+
+
 def _append_claims(
-    connection: sqlite3.Connection, segment_id: int, placed: Sequence[Placed], singles: Singles | None
+    connection: sqlite3.Connection, segment_id: int, placed: Sequence[Placed], alone: Sequence[Alone]
 ) -> None:
     """Reversals need no entry: the revision that follows one, or the record it reverses, has it."""
+    keys: list[Bytes] = []
+    positions: list[NDArray[np.int64]] = []
     days: set[int] = set()
-    keys: list[bytes] = []
-    positions: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-    if singles:
-        keys = singles.list_keys()
-        positions = np.repeat(np.arange(len(singles)), [len(found) for found in singles.keys])
-        ended = [candidate.ended_nanos for candidate in singles.candidates]
-        days = {min(ended) // DAY_NANOS, max(ended) // DAY_NANOS}
-    before = len(singles) if singles else 0
+    before = 0
+    for part in alone:
+        found, sizes = part.list_keys()
+        keys.append(found)
+        positions.append(np.repeat(np.arange(before, before + len(part)), sizes))
+        days.update(ended // DAY_NANOS for ended in part.find_ended_bounds())
+        before += len(part)
     booked = [(before + number, item) for number, item in enumerate(placed) if item.record.sign > 0]
     if booked:
-        keys += [key for _, item in booked for key in item.keys]
-        days |= {item.day for _, item in booked}
-        rest = [number for number, item in booked for _ in item.keys]
-        positions = np.concatenate([positions, np.array(rest, dtype=np.int64)])
-    if keys:
-        append_claims(connection, segment_id, keys, positions, days)
+        keys.append(join_keys([key for _, item in booked for key in item.keys]))
+        positions.append(np.array([number for number, item in booked for _ in item.keys], dtype=np.int64))
+        days.update(item.day for _, item in booked)
+    if keys and (every := np.concatenate(keys)).size:
+        append_claims(connection, segment_id, every, np.concatenate(positions), days)
 
 
 def chain_digest(previous: bytes, body: bytes) -> bytes:

@@ -12,7 +12,7 @@ from otelbill_collector.native.links import add_to_filter, find_in_filter
 from otelbill_collector.native.loading import find_library
 
 _PROBES = 7
-_BITS_PER_KEY = 24  # with seven probes about one key in 10,000 is taken for known and is not
+_BITS_PER_KEY = 32  # with seven probes about one key in 50,000 is taken for known and is not
 _FILTER_KEYS_MAX = 1 << 24
 _FILTER_KEYS_MIN = 1 << 14  # the first filters are small, so that a small ledger takes little memory
 _LINE_BITS = 512  # all probes of a key lie in one cache line

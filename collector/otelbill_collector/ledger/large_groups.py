@@ -14,6 +14,7 @@ from typing import NamedTuple
 from otelbill_collector.domain.ids import derive_event_id
 from otelbill_collector.domain.instants import NANOS
 from otelbill_collector.ledger.groups import GroupIndex
+from otelbill_collector.ledger.journal import Due, remove_due, save_due
 from otelbill_collector.ledger.members import Member
 
 LARGE_MEMBERS = 64  # up to here a group is decided whenever a span joins it
@@ -21,6 +22,7 @@ _SHARE = 8  # an eighth of its members at once is worth a decision of the whole:
 _PAUSE_NANOS = 8 * NANOS
 _PAUSE_PER_MEMBER_NANOS = NANOS // 1_000  # some twenty times what it takes to decide one
 _ANCESTORS_MAX = 256
+_POSTPONED_NANOS = 900 * NANOS  # all that fail within it are tried again at one instant
 
 
 class Joined(NamedTuple):
@@ -58,6 +60,12 @@ def choose_due(size: int, now_nanos: int) -> int:
     while pause < size * _PAUSE_PER_MEMBER_NANOS:
         pause *= 2
     return (now_nanos // pause + 1) * pause
+
+
+def postpone_due(connection: sqlite3.Connection, due: Due, now_nanos: int) -> None:
+    """Have a group decided later that cannot be decided now: it stays booked as it is until then."""
+    remove_due(connection, [due])
+    save_due(connection, [due._replace(due_nanos=(now_nanos // _POSTPONED_NANOS + 1) * _POSTPONED_NANOS)])
 
 
 def _list_ancestors(index: GroupIndex, members: Sequence[Member]) -> list[Member]:

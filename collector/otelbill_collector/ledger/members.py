@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from otelbill_collector.domain.alone import AmountsRow, build_own_decision
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import Amounts, UsageRecord
-from otelbill_collector.domain.span_columns import COUNTED_UNITS, RATINGS, Int64s, RatedColumns, Template
+from otelbill_collector.domain.span_columns import COUNTED_UNITS, RATINGS, Bytes, Int32s, Int64s, RatedColumns, Template
 from otelbill_collector.domain.usage import REQUESTS, Candidate, RatingState, Role
 from otelbill_collector.ledger.sums import Key, Sums, count_signs, group_rows, sum_amounts, sum_integers
 
@@ -54,9 +54,14 @@ class Singles:
     def __len__(self) -> int:
         return len(self.candidates)
 
-    def list_keys(self) -> list[bytes]:
-        """All claim keys, span by span."""
-        return list(chain.from_iterable(self.keys))
+    def list_keys(self) -> tuple[Bytes, Sequence[int]]:
+        """All claim keys [m, 16], span by span, and how many each span has."""
+        return join_keys(list(chain.from_iterable(self.keys))), [len(keys) for keys in self.keys]
+
+    def find_ended_bounds(self) -> tuple[int, int]:
+        """When the first and the last of the spans ended."""
+        ended = [candidate.ended_nanos for candidate in self.candidates]
+        return min(ended), max(ended)
 
     def find_member(self, row: int) -> Member:
         """The one object that stands for a span, so that all its keys see the same booking."""
@@ -125,6 +130,20 @@ class ColumnSingles:
         """Content of the price versions that the amounts name."""
         return self.rated.price_bodies
 
+    def list_keys(self) -> tuple[Bytes, Int32s]:
+        """All claim keys [m, 16], span by span, and how many each span has."""
+        return self.rated.keys, np.diff(self.rated.key_starts)
+
+    def list_requests(self) -> list[int]:
+        """The number of each span's request in its batch."""
+        requests: list[int] = self.rated.spans.request.tolist()
+        return requests
+
+    def find_ended_bounds(self) -> tuple[int, int]:
+        """When the first and the last of the spans ended."""
+        ended = self.rated.spans.ended_nanos
+        return int(ended.min()), int(ended.max())
+
     def find_keys(self, row: int) -> tuple[bytes, ...]:
         """The claim keys of a span."""
         starts = self.rated.key_starts
@@ -133,6 +152,10 @@ class ColumnSingles:
     def find_row(self, place: int) -> int:
         """The row whose key stands at a place in `rated.keys`."""
         return int(np.searchsorted(self.rated.key_starts, place, side="right")) - 1
+
+    def find_rows(self, places: Int32s) -> NDArray[np.intp]:
+        """The same for many places."""
+        return np.searchsorted(self.rated.key_starts, places, side="right") - 1
 
     def find_event(self, row: int) -> str:
         """The event id of a span."""
@@ -220,6 +243,12 @@ class ColumnSingles:
 
     def _find_name(self, code: Any) -> str | None:  # Any: a numpy integer
         return self.rated.spans.names[code] if code >= 0 else None
+
+
+def join_keys(keys: Sequence[bytes]) -> Bytes:
+    """Claim keys as [m, 16]."""
+    joined: Bytes = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 16)
+    return joined
 
 
 def _read_words(words: Int64s) -> int:

@@ -49,12 +49,12 @@ RECORD_COLUMNS = tuple(name for name in SCHEMA.names if name not in DERIVED)
 """Columns from which a record can be built again: its ids follow from them."""
 
 
-def encode_segment(records: Sequence[UsageRecord], before: pa.RecordBatch | None = None) -> bytes:
+def encode_segment(records: Sequence[UsageRecord], before: Sequence[pa.RecordBatch] = ()) -> bytes:
     """One Arrow IPC stream with a row per record, in the order given, after the rows of `before`.
 
-    `before` has the columns of SCHEMA, or is packed already.
+    Those have the columns of SCHEMA, or are packed already.
     """
-    batches = [] if before is None else [before if TOLD in before.schema.names else pack_batch(before)]
+    batches = [batch if TOLD in batch.schema.names else pack_batch(batch) for batch in before]
     if records or not batches:
         batches.append(pack_batch(encode_records(records)))
     return write_packed(batches)

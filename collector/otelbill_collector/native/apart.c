@@ -95,12 +95,12 @@ static void give(const i32 *rows, i32 count, i32 *column, i32 owner) {
     for (i32 i = 0; i < count; i++) if (column[rows[i]] < 0) column[rows[i]] = owner;
 }
 
-/* Decides each group of rows `rows[starts[g]:starts[g + 1]]`, all of one trace. apart[g] is 1 where it could, and then
+/* Decides each group of rows `rows[starts[g]:starts[g + 1]]`, all of one trace and all settled. apart[g] is 1 where it could, and then
  * the four columns (indexed by row; codes, -1 is absent) hold what is decided; of other groups they are left as given.
  * role, flags and emitter are those of the templates. Returns 0, or -1 without memory. */
 OB_API int ob_decide_apart(i64 groups, const i64 *starts, const i32 *rows, const i32 *templates, const u8 *role,
                            const u8 *flags, const i32 *emitter, const u8 *span_ids, const u8 *parent_ids,
-                           const u8 *has_parent, i32 *customer, i32 *project, i32 *step, i32 *run, u8 *apart) {
+                           const u8 *has_parent, const u8 *settled, i32 *customer, i32 *project, i32 *step, i32 *run, u8 *apart) {
     i64 largest = 1;
     for (i64 g = 0; g < groups; g++) if (starts[g + 1] - starts[g] > largest) largest = starts[g + 1] - starts[g];
     size_t n = (size_t)largest, slots = 4;
@@ -114,7 +114,7 @@ OB_API int ob_decide_apart(i64 groups, const i64 *starts, const i32 *rows, const
         int weighed = 0;
         for (i32 i = 0; i < count && !weighed; i++) {
             i32 template = templates[group[i]];
-            weighed = flags[template] & WEIGHED;
+            weighed = (flags[template] & WEIGHED) || !settled[group[i]];
             if (role[template] == CALL) {
                 weighed |= (flags[template] & INTERNAL) || (calls && emitter[template] != of);
                 of = emitter[template];

@@ -38,13 +38,18 @@ def decide_apart(
     span_ids: NDArray[np.uint8],
     parent_ids: NDArray[np.uint8],
     has_parent: NDArray[np.uint8],
+    settled: NDArray[np.uint8],
     payers: Payers,
 ) -> NDArray[np.uint8]:
-    """1 for every group that is decided; `payers` then hold what it decided. Raises MemoryError."""
+    """1 for every group that is decided, all of whose rows are settled; `payers` then hold what is decided.
+
+    Raises MemoryError.
+    """
     groups = len(starts) - 1
     apart: NDArray[np.uint8] = make_array(groups, "u1")
     arrays: list[NDArray[Any]] = [
         *(starts, rows, templates, facts.role, facts.flags, facts.emitter, span_ids, parent_ids, has_parent),
+        settled,
         *payers,
         apart,
     ]

@@ -105,7 +105,13 @@ static inline int are_equal(const u8 *one, const u8 *other) {
 #define EMPTY 0u
 #define TAKEN 0xFFFFFFFFu /* its spans are held elsewhere */
 
-typedef struct { u8 key[16]; u32 batch, place; } slot; /* place: of the key in its batch */
+/* place: of the key in its batch, of the last of its spans. emitter: of all its spans, where only another's would be company
+ * to them; such keys begin with a set bit. */
+typedef struct { u8 key[16]; u32 batch, place, emitter, unused; } slot;
+
+static inline int is_twin(const u8 *key) { return key[0] >= 0x80; }
+static inline int is_held(const slot *at) { return at->batch != EMPTY && at->batch != TAKEN; }
+static inline u64 point_to(const slot *at) { return (u64)at->batch << 32 | at->place; }
 
 /* The slot of a key, or the empty one where it would stand. A table is never full. */
 static inline slot *find_slot(slot *slots, u64 mask, const u8 *key) {
@@ -117,37 +123,88 @@ static inline void fetch_slot(const slot *slots, u64 mask, const u8 *keys, i64 n
     if (n + AHEAD < count) __builtin_prefetch(slots + (hash_key(keys + 16 * (n + AHEAD)) & mask), 1);
 }
 
-/* Enter the keys of a batch. next[n] becomes the place before n of the same key in this batch, or -1: the places of a key
- * are a chain, and its slot has the last. Returns how many slots were filled, -1 where another batch holds one. */
-OB_API i64 ob_recent_add(slot *slots, u64 mask, const u8 *keys, i64 count, u32 batch, i32 *next) {
+/* Enter the keys of a batch. before[n] becomes the pointer (batch and place) to the span before it that has the n-th key,
+ * 0 where there is none: the spans of a key are a chain, and its slot has the last. What the older table holds of a key
+ * is taken over. emitters[n] is that of the n-th key's span. Returns how many slots were filled. */
+OB_API i64 ob_recent_add(slot *slots, u64 mask, slot *older, u64 older_mask, const u8 *keys, i64 count, u32 batch,
+                         const i32 *emitters, u64 *before) {
     i64 filled = 0;
     for (i64 n = 0; n < count; n++) {
         fetch_slot(slots, mask, keys, n, count);
-        slot *here = find_slot(slots, mask, keys + 16 * n);
-        if (here->batch != EMPTY && here->batch != TAKEN && here->batch != batch) return -1;
-        next[n] = here->batch == batch ? (i32)here->place : -1;
-        filled += here->batch == EMPTY;
-        memcpy(here->key, keys + 16 * n, 16);
+        const u8 *key = keys + 16 * n;
+        slot *here = find_slot(slots, mask, key);
+        before[n] = is_held(here) ? point_to(here) : 0;
+        if (here->batch == EMPTY) {
+            slot *there = find_slot(older, older_mask, key);
+            if (is_held(there)) {
+                before[n] = point_to(there);
+                there->batch = TAKEN;
+            }
+            filled++;
+        }
+        memcpy(here->key, key, 16);
         here->batch = batch;
         here->place = (u32)n;
+        here->emitter = (u32)emitters[n];
     }
     return filled;
+}
+
+/* Of keys that are met (in the ledger, by the filter) unmarks those whose spans are all held here and need not be looked
+ * at: of twin keys those that only spans of the same emitter have; of the first key of each span, which is that of its
+ * trace, last[row] becomes the pointer to the last span that has it. Other rows' are 0. */
+OB_API void ob_recent_meet(const slot *slots, u64 mask, const u8 *keys, i64 rows, const i32 *key_starts, const i32 *emitters,
+                           u8 *met, u64 *last) {
+    for (i64 row = 0; row < rows; row++) {
+        for (i64 n = key_starts[row]; n < key_starts[row + 1]; n++) {
+            if (!met[n]) continue;
+            const slot *here = find_slot((slot *)slots, mask, keys + 16 * n);
+            if (!is_held(here)) continue;
+            if (n == key_starts[row]) {
+                last[row] = point_to(here);
+                met[n] = 0;
+            } else if (is_twin(keys + 16 * n) && here->emitter == (u32)emitters[row]) {
+                met[n] = 0;
+            }
+        }
+    }
+}
+
+/* Walks the chains that begin at the pointers `starts`. befores[batch - low] is the address of the pointers that
+ * ob_recent_add gave for a batch, 0 where that is forgotten: then whole[chain] becomes 0, and nothing of it may be used.
+ * chain[], batch[], place[] take what is found, at most `room`; returns how many, or -1 where there is more. */
+OB_API i64 ob_recent_walk(i64 count, const u64 *starts, i64 low, i64 batches, const u64 *befores, i64 room, i32 *chain,
+                          u32 *batch, i32 *place, u8 *whole) {
+    i64 found = 0;
+    for (i64 n = 0; n < count; n++) {
+        whole[n] = 1;
+        for (u64 at = starts[n]; at;) {
+            i64 number = (i64)(at >> 32) - low;
+            if (number < 0 || number >= batches || !befores[number]) { whole[n] = 0; break; }
+            if (found >= room) return -1;
+            chain[found] = (i32)n;
+            batch[found] = (u32)(at >> 32);
+            place[found] = (i32)(at & 0xFFFFFFFF);
+            at = ((const u64 *)(uintptr_t)befores[number])[at & 0xFFFFFFFF];
+            found++;
+        }
+    }
+    return found;
 }
 
 /* Sets found[n] to 1 where the n-th key is held; leaves the others as they are. */
 OB_API void ob_recent_find(slot *slots, u64 mask, const u8 *keys, i64 count, u8 *found) {
     for (i64 n = 0; n < count; n++) {
         fetch_slot(slots, mask, keys, n, count);
-        u32 batch = find_slot(slots, mask, keys + 16 * n)->batch;
-        if (batch != EMPTY && batch != TAKEN) found[n] = 1;
+        if (is_held(find_slot(slots, mask, keys + 16 * n))) found[n] = 1;
     }
 }
 
 /* Mark a key as held elsewhere from now on; returns its batch and the place there of the last of its spans, or 0. */
 OB_API u64 ob_recent_take(slot *slots, u64 mask, const u8 *key) {
     slot *here = find_slot(slots, mask, key);
-    if (here->batch == EMPTY || here->batch == TAKEN) return 0;
-    u64 found = (u64)here->batch << 32 | here->place;
+    if (!is_held(here)) return 0;
+    u64 found = point_to(here);
     here->batch = TAKEN;
     return found;
 }
@@ -156,7 +213,7 @@ OB_API u64 ob_recent_take(slot *slots, u64 mask, const u8 *key) {
 OB_API i64 ob_recent_move(const slot *from, i64 size, slot *to, u64 mask) {
     i64 filled = 0;
     for (i64 n = 0; n < size; n++) {
-        if (from[n].batch == EMPTY || from[n].batch == TAKEN) continue;
+        if (!is_held(from + n)) continue;
         *find_slot(to, mask, from[n].key) = from[n];
         filled++;
     }
@@ -169,25 +226,30 @@ enum { SHARED = 1, MET = 2, IN_COMPANY = 4 }; /* of a key: by spans of this batc
 
 /* Tell which spans have company that only rules can judge: company[row] becomes 1 where a key of the span, or of another
  * span of its trace in this batch, is `met` already (by place) or stands among `others`, or where a key that is not that
- * of a trace is shared by two spans of the batch. The first key of a span is that of its trace. company[row] may be 1
- * beforehand, for spans that must not stand alone. Returns -2 without memory. */
-OB_API int ob_find_company(
-    i64 rows, const u8 *keys, const i32 *key_starts, const u8 *met, i64 others_count, const u8 *others, u8 *company) {
+ * of a trace is shared by two spans of the batch: of a twin key, by two emitters. The first key of a span is that of its
+ * trace. company[row] may be 1 beforehand, for spans that must not stand alone. Returns -2 without memory. */
+OB_API int ob_find_company(i64 rows, const u8 *keys, const i32 *key_starts, const i32 *emitters, const u8 *met,
+                           i64 others_count, const u8 *others, u8 *company) {
     i64 count = key_starts[rows];
     u64 size = 16;
     while (size < 2 * (u64)count) size <<= 1;
     u64 mask = size - 1;
     u32 *table = calloc(size, sizeof *table); /* place + 1 of the first key of its value */
     u32 *first = malloc(((size_t)count + 1) * sizeof *first);
+    i32 *of = malloc(((size_t)count + 1) * sizeof *of); /* emitter of the first span of each value */
     u8 *marks = calloc((size_t)count + 1, 1); /* of the first key of each value */
-    int failed = !table || !first || !marks;
+    int failed = !table || !first || !of || !marks;
     for (i64 row = 0; row < rows && !failed; row++) {
         for (i64 n = key_starts[row]; n < key_starts[row + 1]; n++) {
             u64 at = hash_key(keys + 16 * n) & mask;
             while (table[at] && !are_equal(keys + 16 * (i64)(table[at] - 1), keys + 16 * n)) at = (at + 1) & mask;
-            if (!table[at]) table[at] = (u32)n + 1;
+            if (!table[at]) {
+                table[at] = (u32)n + 1;
+                of[n] = emitters[row];
+            }
             first[n] = table[at] - 1;
-            if (first[n] < (u32)key_starts[row]) marks[first[n]] |= SHARED;
+            int apart = is_twin(keys + 16 * n) && of[first[n]] == emitters[row];
+            if (first[n] < (u32)key_starts[row] && !apart) marks[first[n]] |= SHARED;
             if (met[n]) marks[first[n]] |= MET;
         }
     }
@@ -208,6 +270,7 @@ OB_API int ob_find_company(
         if (key_starts[row] < key_starts[row + 1] && (marks[first[key_starts[row]]] & IN_COMPANY)) company[row] = 1;
     free(table);
     free(first);
+    free(of);
     free(marks);
     return failed ? -2 : 0;
 }

@@ -6,7 +6,7 @@ Owns how arrays are handed over. Call these only where `find_library` found one.
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,10 @@ def sort_entries(entries: NDArray[Any]) -> None:
         raise MemoryError
 
 
-SLOT = np.dtype([("key", "V16"), ("batch", "<u4"), ("place", "<u4")])
+SLOT = np.dtype([("key", "V16"), ("batch", "<u4"), ("place", "<u4"), ("emitter", "<u4"), ("unused", "<u4")])
+
+Pointers = NDArray[np.uint64]
+"""Spans that have a key: the number of their batch and, in the lower half, the place of the key there; 0 is none."""
 
 
 class KeyTable:
@@ -59,20 +62,33 @@ class KeyTable:
         """Keys held, and those that were taken since it was last made larger."""
         return self._filled
 
-    def add(self, keys: NDArray[np.uint8], batch: int) -> NDArray[np.int32]:
-        """Enter the keys [m, 16] of a batch; for each the place before it of the same key in this batch, or -1.
+    def add(self, keys: NDArray[np.uint8], batch: int, emitters: NDArray[np.int32], older: KeyTable) -> Pointers:
+        """Enter the keys [m, 16] of a batch; for each the span before it that has the same key.
 
-        Raises ValueError where another batch holds one.
+        `emitters` are those of the keys' spans. What `older` holds of a key is taken over.
         """
         self._make_room(len(keys))
-        before = make_array(len(keys), "i4")
+        before: Pointers = make_array(len(keys), "u8")
         function = _library().ob_recent_add
         function.restype = ctypes.c_int64
-        filled = function(*self._table(), _at(keys), ctypes.c_int64(len(keys)), ctypes.c_uint32(batch), _at(before))
-        if filled < 0:
-            raise ValueError("a claim key of spans that stand alone is held in memory already")
-        self._filled += filled
+        given = _at(keys), ctypes.c_int64(len(keys)), ctypes.c_uint32(batch), _at(emitters), _at(before)
+        self._filled += function(*self._table(), *older._table(), *given)
         return before
+
+    def meet(
+        self,
+        keys: NDArray[np.uint8],
+        key_starts: NDArray[np.int32],
+        emitters: NDArray[np.int32],
+        met: NDArray[np.bool_],
+        last: Pointers,
+    ) -> None:
+        """Of keys that are `met`, unmark twin keys that only spans of the same emitter have, and keys of traces: `last`
+        is set to the last span of the trace. `emitters` and `last` are by span.
+        """
+        rows = ctypes.c_int64(len(key_starts) - 1)
+        arrays = (key_starts, emitters, met, last)
+        _library().ob_recent_meet(*self._table(), _at(keys), rows, *map(_at, arrays))
 
     def mark(self, keys: NDArray[np.uint8], marks: NDArray[np.bool_]) -> None:
         """Set the marks of keys [m, 16] that are held, and leave the others as they are."""
@@ -102,9 +118,34 @@ class KeyTable:
         return _at(self._slots), ctypes.c_uint64(len(self._slots) - 1)
 
 
+class Walk(NamedTuple):
+    """Spans found in chains: which chain, batch and place of the key there. A chain that is not whole is of no use."""
+
+    chain: NDArray[np.int32]
+    batch: NDArray[np.uint32]
+    place: NDArray[np.int32]
+    whole: NDArray[np.bool_]
+
+
+def walk_chains(starts: Pointers, low: int, befores: NDArray[np.uint64], room: int) -> Walk | None:
+    """The spans of chains that end at `starts`, at most `room`; None where there are more.
+
+    `befores` are addresses of what `KeyTable.add` gave for the batches from number `low` on; 0 for a forgotten one.
+    """
+    chain, batch, place = (make_array(room, kind) for kind in ("i4", "u4", "i4"))
+    whole: NDArray[np.bool_] = make_array(len(starts), "?")
+    function = _library().ob_recent_walk
+    function.restype = ctypes.c_int64
+    sizes = ctypes.c_int64(low), ctypes.c_int64(len(befores))
+    arrays = map(_at, (chain, batch, place, whole))
+    found = function(ctypes.c_int64(len(starts)), _at(starts), *sizes, _at(befores), ctypes.c_int64(room), *arrays)
+    return None if found < 0 else Walk(chain[:found], batch[:found], place[:found], whole)
+
+
 def find_company(
     keys: NDArray[np.uint8],
     key_starts: NDArray[np.int32],
+    emitters: NDArray[np.int32],
     met: NDArray[np.bool_],
     others: bytes,
     company: NDArray[np.bool_],
@@ -112,12 +153,14 @@ def find_company(
     """Set `company` of spans whose claim keys, or those of their trace in the batch, others have too.
 
     `met`: keys that spans elsewhere have; `others`: keys of the batch's other spans, one behind the other. The first
-    key of a span is that of its trace, which spans of the batch may share. What is set beforehand counts as company.
+    key of a span is that of its trace, which spans of the batch may share; twin keys may be shared by spans of one
+    emitter. What is set beforehand counts as company.
     """
     if key_starts[-1] != len(keys) or len(met) != len(keys) or len(company) != len(key_starts) - 1:
         raise ValueError("keys, their starts and their marks are not of the same spans")
     rows, count = ctypes.c_int64(len(company)), ctypes.c_int64(len(others) >> 4)
-    if _library().ob_find_company(rows, _at(keys), _at(key_starts), _at(met), count, others, _at(company)):
+    spans = _at(keys), _at(key_starts), _at(emitters)
+    if _library().ob_find_company(rows, *spans, _at(met), count, others, _at(company)):
         raise MemoryError
 
 

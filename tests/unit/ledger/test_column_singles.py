@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from otelbill_collector.app import build_rules
+from otelbill_collector.column_rules import build_column_rules
 from otelbill_collector.config import Config
 from otelbill_collector.domain.span_columns import Bytes
 from otelbill_collector.domain.usage import RatingState
@@ -21,7 +22,7 @@ from otelbill_collector.ledger.journal import list_tables
 from otelbill_collector.ledger.members import ColumnSingles
 from otelbill_collector.ledger.segments import add_quantities
 from otelbill_collector.ledger.sums import Sums
-from otelbill_collector.native.links import KeyTable, find_company
+from otelbill_collector.native.links import KeyTable, Pointers, find_company, walk_chains
 from otelbill_collector.native.loading import find_library
 from otelbill_collector.pipeline import Stages
 from otelbill_collector.rules import claim_keys
@@ -45,9 +46,15 @@ class ComparedBooks(TestBooks):
         """As in TestBooks."""
         super().reopen()
         rules = build_rules(Config())
-        alone = Alone(rules.stands_alone, rules.rate_alone) if self.kind is ColumnBooks else None
+        by_columns = self.kind is ColumnBooks
         self.books = self.kind(
-            self.store, claim_keys=claim_keys, decide=rules.decide, rate=rules.rate, alone=alone, limits=self.memory
+            self.store,
+            claim_keys=claim_keys,
+            decide=rules.decide,
+            rate=rules.rate,
+            alone=Alone(rules.stands_alone, rules.rate_alone) if by_columns else None,
+            columns=build_column_rules(rules) if by_columns else None,
+            limits=self.memory,
         )
         self.stages = Stages(self.stages.select, self.books, self.stages.limits)
 
@@ -128,7 +135,7 @@ def test_columns_leave_what_spans_leave_one_by_one(tmp_path: Path, seed: int, li
                 taken += columns.books.by_columns  # type: ignore[attr-defined]
                 columns.reopen()
                 singly.reopen()
-            assert columns.books.group_keys <= limits.keys_max
+            assert columns.books.group_keys <= 5 * limits.keys_max  # four times as many of spans in columns
         taken += columns.books.by_columns  # type: ignore[attr-defined]
         assert list_rows(columns) == list_rows(singly)
         assert count_claims(columns) == count_claims(singly)
@@ -146,7 +153,7 @@ def test_a_transaction_that_fails_leaves_nothing_in_memory(
         for start in range(0, len(spans), 20):
             batch = spans[start : start + 20]
             with monkeypatch.context() as patch:
-                patch.setattr("tests.column_books.book_candidates", _fail)
+                patch.setattr("otelbill_collector.ledger.booking.append_segment", _fail)
                 with pytest.raises(OSError, match="full"):
                     columns.post(*batch, now=NOW + 9 * DAY)
             assert columns.books.group_keys == 0
@@ -208,45 +215,69 @@ def make_keys(numbers: list[int]) -> Bytes:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_table_of_keys_is_a_dictionary(seed: int) -> None:
-    """Guarantee: after any additions, removals and growth a key leads to its batch and places, and to nothing else."""
-    rng = Random(seed)
-    table, expected = KeyTable(4), dict[int, tuple[int, list[int]]]()
-    chains = {}
-    for batch in range(1, 30):
-        numbers = [rng.randrange(5_000) for _ in range(rng.randrange(80))]
-        numbers = [number for number in numbers if number not in expected]
-        chains[batch] = table.add(make_keys(numbers), batch)
-        for place, number in enumerate(numbers):
-            expected.setdefault(number, (batch, []))[1].append(place)
-        asked = [rng.randrange(5_000) for _ in range(200)]
-        marks = np.zeros(len(asked), dtype=np.bool_)
-        table.mark(make_keys(asked), marks)
-        assert marks.tolist() == [number in expected for number in asked]
-        for number in rng.sample(range(5_000), 40):
-            found = table.take(number.to_bytes(16, "big"))
-            if number not in expected:
-                assert found is None
-                continue
-            known, places = expected.pop(number)
-            assert found is not None
-            assert found[0] == known
-            walked, place = [], found[1]
-            while place >= 0:
-                walked.append(place)
-                place = int(chains[known][place])
-            assert walked == places[::-1]
-    held = next(iter(expected))
-    with pytest.raises(ValueError, match="already"):
-        table.add(make_keys([held]), 77)
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_company_is_found_wherever_it_is(seed: int) -> None:
-    """Guarantee: a span is passed for its whole group only when no key of it, or of another span of its trace, is met
-    elsewhere, and nothing but the key of a trace is shared.
+    """Guarantee: after any additions, removals, growth and change of generations a key leads to all its places in all
+    batches, the last first, and to nothing else.
     """
     rng = Random(seed)
-    spans = [[rng.randrange(60), *rng.sample(range(100, 160), rng.randrange(3))] for _ in range(rng.randrange(50))]
+    tables = [KeyTable(4), KeyTable(4)]
+    held: list[dict[int, list[int]]] = [{}, {}]  # by generation: key to the pointers of its spans
+    befores: dict[int, Pointers] = {}
+    for batch in range(1, 40):
+        numbers = [rng.randrange(3_000) for _ in range(rng.randrange(80))]
+        ones = np.ones(len(numbers), dtype=np.int32)
+        befores[batch] = tables[0].add(make_keys(numbers), batch, ones, tables[1])
+        for place, number in enumerate(numbers):
+            held[0].setdefault(number, held[1].pop(number, [])).append(batch << 32 | place)
+        asked = [rng.randrange(3_000) for _ in range(200)]
+        for table, known in zip(tables, held, strict=True):
+            marks = np.zeros(len(asked), dtype=np.bool_)
+            table.mark(make_keys(asked), marks)
+            assert marks.tolist() == [number in known for number in asked]
+        for number in rng.sample(range(3_000), 40):
+            for table, known in zip(tables, held, strict=True):
+                found = table.take(number.to_bytes(16, "big"))
+                assert (found is None) == (number not in known)
+                if found is not None:
+                    assert list(walk_back(found[0] << 32 | found[1], befores)) == known.pop(number)[::-1]
+        if rng.random() < 0.2:
+            tables, held = [tables[1].cleared(tables[0]), tables[0]], [{}, held[0]]
+
+
+def walk_back(pointer: int, befores: dict[int, Pointers]) -> Iterator[int]:
+    """The pointers of a chain, the last first."""
+    while pointer:
+        yield pointer
+        pointer = int(befores[pointer >> 32][pointer & 0xFFFFFFFF])
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_chains_are_walked_over_batches(forgotten: bool) -> None:
+    """Guarantee: the spans of a trace are found in all batches, or it is said that one of them is forgotten."""
+    table, older = KeyTable(4), KeyTable(4)
+    ones = np.ones(3, dtype=np.int32)
+    befores = [table.add(make_keys(numbers), batch, ones, older) for batch, numbers in ((7, [1, 2, 1]), (9, [3, 1, 3]))]
+    addresses = np.array([befores[0].ctypes.data, 0, befores[1].ctypes.data], dtype=np.uint64)
+    addresses[0] *= np.uint64(not forgotten)
+    last = np.array([9 << 32 | 1, 9 << 32 | 2], dtype=np.uint64)
+    walk = walk_chains(last, 7, addresses, 10)
+    assert walk is not None
+    assert walk.whole.tolist() == [not forgotten, True]
+    found = [*zip(walk.chain.tolist(), walk.batch.tolist(), walk.place.tolist(), strict=True)]
+    assert [item for item in found if walk.whole[item[0]]] == (
+        [(1, 9, 2), (1, 9, 0)] if forgotten else [(0, 9, 1), (0, 7, 2), (0, 7, 0), (1, 9, 2), (1, 9, 0)]
+    )
+    assert walk_chains(last, 7, addresses, 1) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_company_is_found_wherever_it_is(seed: int) -> None:
+    """Guarantee: a span is passed for its whole group only when no key of it, or of another span of its trace, is met
+    elsewhere, and nothing is shared but the key of a trace, and twin keys among spans of one emitter.
+    """
+    rng = Random(seed)
+    choices = [*range(100, 130), *(1 << 127 | number for number in range(30))]
+    spans = [[rng.randrange(60), *rng.sample(choices, rng.randrange(3))] for _ in range(rng.randrange(50))]
+    emitters = [rng.choice([1, 1, 1, 2]) for _ in spans]
     others = rng.sample(range(160), rng.randrange(4))
     met = set(rng.sample(range(160), rng.randrange(4)))
     late = [rng.random() < 0.05 for _ in spans]
@@ -254,11 +285,15 @@ def test_company_is_found_wherever_it_is(seed: int) -> None:
     starts = np.cumsum([0, *map(len, spans)]).astype(np.int32)
     company = np.array(late, dtype=np.bool_)
     marks = np.array([number in met for number in listed], dtype=np.bool_)
-    find_company(make_keys(listed), starts, marks, make_keys(others).tobytes(), company)
+    given = make_keys(listed), starts, np.array(emitters, dtype=np.int32), marks
+    find_company(*given, make_keys(others).tobytes(), company)
+
+    def is_shared(number: int) -> bool:
+        of = [emitter for span, emitter in zip(spans, emitters, strict=True) if number in span]
+        return len(of) > 1 if number < 1 << 127 else len(set(of)) > 1
+
     own = [
-        is_late
-        or any(number in met or number in others for number in span)
-        or any(listed.count(number) > 1 for number in span[1:])
+        is_late or any(number in met or number in others for number in span) or any(map(is_shared, span[1:]))
         for span, is_late in zip(spans, late, strict=True)
     ]
     traces = {span[0] for span, has in zip(spans, own, strict=True) if has}

@@ -216,14 +216,14 @@ def test_spans_in_columns_are_the_rows_of_their_records(seed: int, inherited: bo
             replace(item, decision=change(item.decision, **payers)) if rng.random() < 0.5 else item for item in records
         ]
     batch = encode_columns(rate_columns(records))
-    assert decode_table(encode_segment([], batch), validate=True) == as_table(records)
+    assert decode_table(encode_segment([], [batch]), validate=True) == as_table(records)
     others = [draw_record(rng) for _ in range(rng.choice([1, 20]))]
-    assert decode_table(encode_segment(others, batch), validate=True) == as_table([*records, *others])
+    assert decode_table(encode_segment(others, [batch]), validate=True) == as_table([*records, *others])
 
 
 def test_no_spans_in_columns_are_no_rows() -> None:
     """A batch without spans is an empty segment, not a fault."""
-    assert decode_table(encode_segment([], encode_columns(rate_columns([])))) == SCHEMA.empty_table()
+    assert decode_table(encode_segment([], [encode_columns(rate_columns([]))])) == SCHEMA.empty_table()
 
 
 def test_an_amount_that_does_not_fit_is_refused() -> None:

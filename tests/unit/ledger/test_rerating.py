@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otelbill_collector.app import build_rules
+from otelbill_collector.column_rules import build_column_rules
 from otelbill_collector.config import Config
 from otelbill_collector.domain.charges import PeriodCharge, Pricing
 from otelbill_collector.domain.money import parse_attos
@@ -154,9 +155,12 @@ def book_by_columns(books: TestBooks) -> ColumnBooks:
     """Books of the same ledger that take spans by columns where they can."""
     rules = build_rules(Config())
     alone = Alone(rules.stands_alone, rules.rate_alone)
-    found = ColumnBooks(books.store, claim_keys=claim_keys, decide=rules.decide, rate=rules.rate, alone=alone)
+    columns = build_column_rules(rules)
+    found = ColumnBooks(
+        books.store, claim_keys=claim_keys, decide=rules.decide, rate=rules.rate, alone=alone, columns=columns
+    )
     books.books = found
-    books.stages = dataclasses.replace(books.stages, books=found)
+    books.stages = dataclasses.replace(books.stages, books=found, scanner=None)
     return found
 
 

@@ -14,6 +14,7 @@ from otelbill_collector.decode.cut import cut_request
 from otelbill_collector.decode.wire import decode_request
 from otelbill_collector.domain.alone import AmountsRow
 from otelbill_collector.domain.records import DeadLetter, Receipt, Refused
+from otelbill_collector.domain.span_columns import AmountColumns, Int32s, SpanColumns
 from otelbill_collector.domain.usage import Candidate
 from otelbill_collector.ingest import GroupCommitter
 from otelbill_collector.isolation import Isolated, Isolator
@@ -48,8 +49,22 @@ def _poison_rating(books: TestBooks, fault: type[Exception] = ZeroDivisionError)
             raise fault("a bug")
         return alone.rate(candidates)
 
-    rules = replace(books.books._rules, rate=fail, alone=replace(alone, rate=fail_alone))  # type: ignore[arg-type]
-    books.books._rules = rules
+    columns = books.books._rules.columns
+    if columns is not None:
+        rate_columns = columns.rate
+
+        def fail_columns(spans: SpanColumns, customer: Int32s, step: Int32s) -> AmountColumns:
+            if any(spans.templates[code].model == POISON for code in spans.template.tolist()):
+                raise fault("a bug")
+            return rate_columns(spans, customer, step)
+
+        columns = replace(columns, rate=fail_columns)
+    books.books._rules = replace(
+        books.books._rules,
+        rate=fail,  # type: ignore[arg-type]
+        alone=replace(alone, rate=fail_alone),
+        columns=columns,
+    )
 
 
 def _start(books: TestBooks) -> GroupCommitter:

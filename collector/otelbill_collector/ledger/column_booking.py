@@ -1,0 +1,147 @@
+"""Spans in columns booked without an object for each: which of them can be, and what is written of those.
+
+A span can be when its whole group stands in the batch, is decided by columns, and no operator has spoken of it. Every
+other span becomes a candidate and is booked in its group by `booking`. Owns that parting; no rule of claims or prices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from otelbill_collector.domain.span_columns import (
+    AmountColumns,
+    Bytes,
+    DecidedColumns,
+    Int32s,
+    RatedColumns,
+    SpanColumns,
+    join_texts,
+)
+from otelbill_collector.domain.usage import Candidate
+from otelbill_collector.ledger.column_ids import derive_events, digest_contents
+from otelbill_collector.ledger.groups import GroupIndex
+from otelbill_collector.ledger.members import ColumnSingles, join_keys
+from otelbill_collector.ledger.recent_keys import Earlier
+
+Rows = NDArray[np.intp]
+_ID_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnRules:
+    """What booking applies to columns: `derive_keys` their claim keys, `decide` the groups that are settled,
+    `rate` the amounts of spans for these customers and steps.
+    """
+
+    derive_keys: Callable[[SpanColumns], tuple[Bytes, Int32s]]
+    decide: Callable[[SpanColumns, NDArray[np.bool_]], DecidedColumns]
+    rate: Callable[[SpanColumns, Int32s, Int32s], AmountColumns]
+
+
+@dataclass(frozen=True, slots=True)
+class Parted:
+    """Spans booked by columns, and the rows of the others, ascending."""
+
+    singles: ColumnSingles | None
+    rest: Rows
+
+
+def book_columns(
+    index: GroupIndex,
+    columns: SpanColumns,
+    other_keys: Sequence[tuple[bytes, ...]],
+    rules: ColumnRules,
+    told: Collection[str],
+) -> Parted:
+    """Decide, rate and make visible what can be. `other_keys` are those of the batch's other spans, `told` the events
+    of which operators have said something.
+    """
+    keys, key_starts = rules.derive_keys(columns)
+    meeting = index.expect_columns(columns, keys, key_starts, other_keys)
+    settled, events = ~meeting.company, derive_events(columns)
+    if told:
+        settled &= ~_find_told(events, told)
+    decided = _decide(columns, settled, meeting.earlier, rules)
+    rest = np.flatnonzero(~decided.rows)
+    if len(rest) == len(columns):
+        return Parted(None, rest)
+    if len(rest):
+        rows = np.flatnonzero(decided.rows)
+        sizes = np.diff(key_starts)
+        columns, events, decided = columns.take(rows), events[rows], decided.take(rows)
+        keys = keys[np.repeat(np.isin(np.arange(len(sizes)), rows, assume_unique=True), sizes)]
+        key_starts = np.concatenate(([0], np.cumsum(sizes[rows]))).astype(np.int32)
+    singles = ColumnSingles(_rate(columns, decided, events, keys, key_starts, rules))
+    index.add_columns(singles)
+    return Parted(singles, rest)
+
+
+def _decide(
+    columns: SpanColumns, settled: NDArray[np.bool_], earlier: Sequence[Earlier], rules: ColumnRules
+) -> DecidedColumns:
+    """Decide spans with the earlier ones of their traces. Where these were booked as decided now, nothing is to be
+    corrected; a trace of which one was not is left to the rules.
+    """
+    usable = [part for part in earlier if part.singles.rated.spans.templates is columns.templates]
+    for part in earlier:
+        if part.singles.rated.spans.templates is not columns.templates:  # of before the scanner forgot
+            settled[part.found_for] = False
+    if not usable:
+        return rules.decide(columns, settled)
+    count, before = len(columns), [part.singles.rated for part in usable]
+    together = columns.join([rated.spans.take(part.rows) for rated, part in zip(before, usable, strict=True)])
+    decided = rules.decide(together, np.concatenate([settled, np.ones(len(together) - count, dtype=np.bool_)]))
+    rest = np.arange(count, len(together))
+    changed = decided.run_id.take(rest).differ(
+        join_texts([rated.run_id.take(part.rows) for rated, part in zip(before, usable, strict=True)])
+    )
+    for name in ("customer", "project", "step"):
+        booked = np.concatenate([getattr(rated, name)[part.rows] for rated, part in zip(before, usable, strict=True)])
+        changed |= getattr(decided, name)[count:] != booked
+    decided = decided.take(np.arange(count))
+    if changed.any():
+        found_for = np.concatenate([part.found_for for part in usable])
+        decided.rows[_find_traces(columns, columns.trace_id[found_for[changed]])] = False
+    return decided
+
+
+def _find_traces(columns: SpanColumns, traces: Bytes) -> NDArray[np.bool_]:
+    """Which spans are of these traces."""
+    return np.isin(_as_ids(columns.trace_id), _as_ids(traces))
+
+
+def _as_ids(ids: Bytes) -> NDArray[Any]:
+    """16-byte ids as values of their own."""
+    return np.ascontiguousarray(ids).view(f"S{_ID_BYTES}").ravel()
+
+
+def _rate(
+    columns: SpanColumns, decided: DecidedColumns, events: Bytes, keys: Bytes, key_starts: Int32s, rules: ColumnRules
+) -> RatedColumns:
+    amounts = rules.rate(columns, decided.customer, decided.step)
+    return RatedColumns(
+        spans=columns,
+        customer=decided.customer,
+        project=decided.project,
+        step=decided.step,
+        run_id=decided.run_id,
+        event_id=events,
+        content=digest_contents(columns),
+        keys=keys,
+        key_starts=key_starts,
+        **{spec.name: getattr(amounts, spec.name) for spec in fields(amounts)},
+    )
+
+
+def list_candidates(columns: SpanColumns, rows: Rows) -> Iterator[tuple[Candidate, int]]:
+    """(candidate, received time) of rows."""
+    return zip(columns.build_candidates(rows), columns.received_nanos[rows].tolist(), strict=True)
+
+
+def _find_told(events: Bytes, told: Collection[str]) -> NDArray[np.bool_]:
+    return np.isin(_as_ids(events), _as_ids(join_keys(list(map(bytes.fromhex, told)))))
