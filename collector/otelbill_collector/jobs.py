@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from otelbill_collector.domain.instants import NANOS
 
 _log = logging.getLogger("otelbill.jobs")
-_REST_NANOS_MAX = 5 * NANOS
+_REST_NANOS_MAX = 15 * NANOS
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """A name for the log, and the work: given the time, it does what is due and returns.
 
-    After work that took long it rests `rest_factor` times as long, five seconds at most: then there is more to do at
+    After work that took long it rests `rest_factor` times as long, fifteen seconds at most: then there is more to do at
     once, which costs less for each, and ingest has the processor in between.
     """
 

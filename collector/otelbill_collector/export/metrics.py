@@ -5,10 +5,12 @@ Money and counts are exact in the ledger; a metric is a double, good for graphs 
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
 
 from prometheus_client import (
     CollectorRegistry,
@@ -25,6 +27,7 @@ from otelbill_collector.domain.money import ATTOS_PER_UNIT
 from otelbill_collector.domain.records import Answer, Receipt, UsageRecord
 from otelbill_collector.domain.usage import Quantity, RatingState
 from otelbill_collector.ledger.booking import Booking
+from otelbill_collector.ledger.members import ColumnSingles, sum_rated
 from otelbill_collector.ledger.sums import Sums
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter that nobody reads
@@ -32,6 +35,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series pe
 _LABELS = ("step", "provider", "model")
 # Steps and models come from outside: past this many combinations the rest is counted together as "other".
 _SERIES_MAX = 2_000
+_WAITING_SPANS_MAX = 100_000
 _Totals = dict[tuple[Counter, tuple[str, ...]], Quantity]
 BOUNDS = ("inflight_bytes", "sender_share", "body_seconds", "waiting_calls", "connections", "head_bytes")
 
@@ -98,6 +102,9 @@ class SidecarMetrics:
             self.forwarded.labels(result)
         for bound in BOUNDS:
             self.refusals.labels(bound)
+        self._lock = threading.Lock()
+        self._waiting: list[ColumnSingles] = []  # booked, and not counted yet
+        self._children: dict[tuple[Counter, tuple[str, ...]], Counter] = {}
         self.registry.register(_LevelCollector(load_levels))
 
     def count_request(self, protocol: str, code: str) -> None:
@@ -122,12 +129,34 @@ class SidecarMetrics:
         sums: _Totals = defaultdict(int)
         for record in booking.decided:
             self._add_record(record, sums)
-        alone = [part.sum_rated() for part in (booking.columns, booking.singles) if part]
-        for (*names, currency), found in (item for part in alone for item in part.items()):
+        if booking.singles is not None:
+            self._add_rated(booking.singles.sum_rated(), sums)
+        if booking.columns is not None:
+            with self._lock:
+                self._waiting.append(booking.columns)
+                is_full = sum(map(len, self._waiting)) >= _WAITING_SPANS_MAX
+            if is_full:
+                self._sum_waiting(sums)
+        self._count(sums)
+
+    def _sum_waiting(self, sums: _Totals) -> None:
+        """Add up what was booked by columns since the last time: many commits at once cost little more than one."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        for _, batches in groupby(waiting, key=lambda batch: id(batch.rated.spans.names)):
+            self._add_rated(sum_rated(list(batches)), sums)
+
+    def _add_rated(self, rated: Mapping[tuple[str | None, ...], Sums], sums: _Totals) -> None:
+        for (*names, currency), found in rated.items():
             labels = self._bound_labels(tuple([name or "" for name in names]))
             self._add_sums(labels, currency or "", found, sums)
+
+    def _count(self, sums: _Totals) -> None:
         for (counter, values), total in sums.items():
-            counter.labels(*values).inc(float(total) if counter is self.usage else float(total / ATTOS_PER_UNIT))
+            child = self._children.get((counter, values))
+            if child is None:  # to look one up by its labels is dear; they are bounded as the series are
+                child = self._children[counter, values] = counter.labels(*values)
+            child.inc(float(total) if counter is self.usage else float(total / ATTOS_PER_UNIT))
 
     def _add_record(self, record: UsageRecord, sums: _Totals) -> None:
         if record.amounts.state is not RatingState.RATED:
@@ -158,6 +187,9 @@ class SidecarMetrics:
 
     def render(self) -> bytes:
         """The exposition text of one scrape."""
+        sums: _Totals = defaultdict(int)
+        self._sum_waiting(sums)
+        self._count(sums)
         return generate_latest(self.registry)
 
 

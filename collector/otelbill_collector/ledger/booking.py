@@ -122,13 +122,11 @@ def book_candidates(
     now_nanos: int,
     columns: SpanColumns | None = None,
 ) -> Booking:
-    """Book (candidate, received time) pairs and spans in columns inside a write transaction. Their order does not
-    matter.
-    """
+    """Book (candidate, received time) pairs and spans in columns in a write transaction, whatever their order."""
     booking = Booking()
     keys = [collect_keys(candidate, rules.claim_keys) for candidate, _ in arrivals]
     if columns is not None:
-        left = _book_columns(index, columns, keys, rules, booking)
+        left = _book_columns(connection, index, columns, keys, rules, booking)
         arrivals = [*arrivals, *left]
         keys += [collect_keys(candidate, rules.claim_keys) for candidate, _ in left]
     linked = index.expect(keys)
@@ -163,12 +161,17 @@ def book_candidates(
 
 
 def _book_columns(
-    index: GroupIndex, columns: SpanColumns, keys: Sequence[tuple[bytes, ...]], rules: Rules, booking: Booking
+    connection: sqlite3.Connection,
+    index: GroupIndex,
+    columns: SpanColumns,
+    keys: Sequence[tuple[bytes, ...]],
+    rules: Rules,
+    booking: Booking,
 ) -> list[tuple[Candidate, int]]:
     """Book what can be booked by columns; the other spans of the columns, to be booked one by one."""
     assert rules.columns is not None  # who has columns has rules for them
     told = rules.corrections.event_ids | rules.resolutions.keys()
-    parted = book_columns(index, columns, keys, rules.columns, told)
+    parted = book_columns(connection, index, columns, keys, rules.columns, told)
     rest = list(list_candidates(columns, parted.rest))
     booking.columns = parted.singles
     booking.rest = [candidate for candidate, _ in rest]

@@ -161,6 +161,8 @@ class Books:
 
     def _note_prunings(self) -> None:
         self._floor_nanos = self.store.transact(find_floor)
+        if self._floor_nanos:
+            self._index.note_pruning()
         self._index.pruned_end_nanos = self.store.transact(find_pruned_end)
 
     def _require_open_past(self, nanos: int, what: str) -> None:

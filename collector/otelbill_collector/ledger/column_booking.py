@@ -6,6 +6,7 @@ other span becomes a candidate and is booked in its group by `booking`. Owns tha
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -52,6 +53,7 @@ class Parted:
 
 
 def book_columns(
+    connection: sqlite3.Connection,
     index: GroupIndex,
     columns: SpanColumns,
     other_keys: Sequence[tuple[bytes, ...]],
@@ -62,7 +64,7 @@ def book_columns(
     of which operators have said something.
     """
     keys, key_starts = rules.derive_keys(columns)
-    meeting = index.expect_columns(columns, keys, key_starts, other_keys)
+    meeting = index.expect_columns(connection, columns, keys, key_starts, other_keys)
     settled, events = ~meeting.company, derive_events(columns)
     if told:
         settled &= ~_find_told(events, told)

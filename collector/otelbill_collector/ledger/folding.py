@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from otelbill_collector.ledger import meters, openings, rollups
-from otelbill_collector.ledger.journal import find_high_water
+from otelbill_collector.ledger.journal import find_high_water, find_last_segment
 from otelbill_collector.ledger.meters import Metering
 from otelbill_collector.ledger.readings import Reading, read_segments
 from otelbill_collector.ledger.sqlite import SqliteStore
+
+_READINGS_MAX = 16  # summed before rows are written, where Stripe's windows need none of them at hand
 
 
 class _Found(NamedTuple):
@@ -36,15 +39,18 @@ class Folder:
         self._turn = threading.Lock()
 
     def fold(self) -> int:
-        """Fold until nothing is left; returns how many segments were folded."""
+        """Fold what is there now; returns how many segments. What comes meanwhile is for the next time: under load
+        there is always more, and rows are written once for all that was read.
+        """
         total = 0
         with self._turn:
-            while count := self._fold_some():
+            end = self._store.read(find_last_segment)
+            while count := self._fold_some(end):
                 total += count
         return total
 
-    def _fold_some(self) -> int:
-        found = self._store.read(self._prepare)
+    def _fold_some(self, end: int) -> int:
+        found = self._store.read(lambda connection: self._prepare(connection, end))
         count = max(found.rollups.segments, found.openings.segments)
         if count:
             self._store.transact(lambda connection: self._save(connection, found))
@@ -52,16 +58,24 @@ class Folder:
         # By itself: a fault of Stripe's configuration must not keep usage from being counted.
         return max(count, 0 if self._metering is None else self._fold_meters(self._metering, found))
 
-    def _prepare(self, connection: sqlite3.Connection) -> _Found:
+    def _prepare(self, connection: sqlite3.Connection, end: int) -> _Found:
         after = find_high_water(connection, rollups.NAME)
-        reading = read_segments(connection, after, self._columns)
-        shared = _share(connection, openings.NAME, after, reading)
-        return _Found(
-            after,
-            reading,
-            rollups.prepare_fold(connection, reading, self._standing),
-            openings.prepare_openings(connection, shared),
-        )
+        is_shared = find_high_water(connection, openings.NAME) == after
+        opened = openings.Fold(after, after, 0, ())
+        reading = Reading(after, ())
+
+        def read_on() -> Iterator[Reading]:
+            nonlocal opened, reading
+            for _ in range(_READINGS_MAX if self._metering is None else 1):
+                if reading.mark >= end:
+                    return
+                reading = read_segments(connection, reading.mark, self._columns)
+                if is_shared:
+                    opened = openings.extend_openings(connection, opened, reading)
+                yield reading
+
+        summed = rollups.prepare_fold(connection, read_on(), self._standing)
+        return _Found(after, reading, summed, opened if is_shared else openings.prepare_openings(connection))
 
     def _save(self, connection: sqlite3.Connection, found: _Found) -> None:
         rollups.save_fold(connection, found.rollups)

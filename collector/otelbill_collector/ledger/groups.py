@@ -13,7 +13,6 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import NamedTuple
 from weakref import WeakSet, WeakValueDictionary
 
 import numpy as np
@@ -26,26 +25,21 @@ from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.domain.retention import EvidencePruned
 from otelbill_collector.domain.span_columns import Bytes, Int32s, SpanColumns
 from otelbill_collector.domain.usage import Candidate
-from otelbill_collector.ledger.claim_runs import find_claims, list_recent_prefixes, read_prefixes
+from otelbill_collector.ledger.claim_runs import (
+    find_claims,
+    list_recent_prefixes,
+    read_prefixes,
+)
+from otelbill_collector.ledger.column_company import ClaimedColumns, ColumnCompany, Meeting
 from otelbill_collector.ledger.id_sets import IdSet, pack_ids
 from otelbill_collector.ledger.known_keys import KnownKeys
 from otelbill_collector.ledger.members import ColumnSingles, Member, Row, Singles
-from otelbill_collector.ledger.recent_keys import Earlier, RecentKeys
 from otelbill_collector.ledger.segments import RECORD_COLUMNS, build_record, decode_table
-from otelbill_collector.native.links import find_company
 
 Key = tuple[int, bytes]  # day, claim key
 KeyFunction = Callable[[Candidate], tuple[bytes, ...]]
 
 _TABLES_MAX = 32
-_COLUMN_SHARE = 4  # as many keys of spans in columns as of others are held: they take a tenth of the memory
-
-
-class Meeting(NamedTuple):
-    """Which spans in columns have company (see `expect_columns`), and the earlier spans of the others' traces."""
-
-    company: NDArray[np.bool_]
-    earlier: list[Earlier]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +62,8 @@ class GroupIndex:
         self._known = KnownKeys(limits.known_keys_max)
         # Every member of the key, on whatever day; a span that stood alone so far is a row of its batch.
         self._fresh: dict[bytes, list[Member] | Row] = {}
-        self._recent = RecentKeys(limits.keys_max * _COLUMN_SHARE)  # none of them in `_fresh`
+        self._columns = ColumnCompany(limits.keys_max)  # none of their keys in `_fresh`
+        self._recent = self._columns.recent
         self._stored: OrderedDict[Key, list[Member]] = OrderedDict()  # every member within a day of the day
         self._members: WeakValueDictionary[str, Member] = WeakValueDictionary()
         self._tables: OrderedDict[int, pa.Table] = OrderedDict()
@@ -115,37 +110,36 @@ class GroupIndex:
             self._find_fresh(keys[place])
 
     def expect_columns(
-        self, columns: SpanColumns, keys: Bytes, key_starts: Int32s, other_keys: Sequence[tuple[bytes, ...]]
+        self,
+        connection: sqlite3.Connection,
+        columns: SpanColumns,
+        keys: Bytes,
+        key_starts: Int32s,
+        other_keys: Sequence[tuple[bytes, ...]],
     ) -> Meeting:
-        """Which spans in columns have company that only rules can judge: perhaps stored, held as members, among the
-        batch's other spans, or in the batch under another key than that of their trace or, with a span of another
-        emitter, a twin key. A span has company when one of its trace has, and when the filter does not cover its day.
-
-        `keys` are theirs, `key_starts` where those of each begin. The others are with those of their trace in these
-        columns, and with the earlier ones that are given, their whole groups.
+        """Which spans in columns have company that only rules can judge, see `ColumnCompany.meet`. `other_keys` are
+        those of the batch's other spans. A span has company, too, when the filter does not cover its day.
         """
         company: NDArray[np.bool_] = columns.ended_nanos < self.covered_from_nanos
         met = self._known.mark(read_prefixes(keys))  # what is in memory is stored, and covered as long as it is
-        emitters = self._recent.find_emitters(columns)
-        earlier: list[Earlier] = []
-        if len(self._recent) and met.any():
-            last = self._recent.meet(keys, key_starts, emitters, met)
-            if last.any():
-                earlier, missing = self._recent.list_earlier(last)
-                company |= missing
-        find_company(keys, key_starts, emitters, met, b"".join(chain.from_iterable(other_keys)), company)
-        return Meeting(company, earlier)
+        claimed = ClaimedColumns(columns, keys, key_starts)
+        others = b"".join(chain.from_iterable(other_keys))
+        return self._columns.meet(connection, claimed, met, company, others=others, held=self._fresh.keys())
 
     def add_columns(self, singles: ColumnSingles) -> None:
         """Make spans visible that have no company by `expect_columns`. Before members of the batch are looked up."""
         self._arrived_columns.append(singles)
-        self._recent.add(singles)
+        self._columns.add(singles, self._known.mark(read_prefixes(singles.rated.keys)))
 
     def open_keys(self, keys: Iterable[tuple[bytes, ...]]) -> None:
         """Take those of the expected keys into memory that are stored nowhere, for members to be added."""
         for key in chain.from_iterable(keys):
             if key not in self._doubtful and key not in self._fresh:
                 self._fresh[key] = []
+
+    def note_pruning(self) -> None:
+        """From now on runs may lack keys of what was stored once."""
+        self._columns.is_pruned = True
 
     def may_be_stored(self, key: bytes) -> bool:
         """Whether an expected key, which is not in memory, may be in the ledger on any of the days remembered."""
@@ -160,6 +154,7 @@ class GroupIndex:
         """Make spans visible that stand alone, after `expect` linked none of their keys."""
         self._arrived_singles.append(singles)
         self._singles.add(singles)
+        self._columns.note_others((c.emitter, keys) for c, keys in zip(singles.candidates, singles.keys, strict=True))
         fresh = self._fresh
         for number, keys in enumerate(singles.keys):
             row = (singles, number)
@@ -250,6 +245,7 @@ class GroupIndex:
 
     def add_member(self, member: Member) -> None:
         """Make a new member visible under its keys, in its day and the neighbouring ones."""
+        self._columns.note_others([(member.candidate.emitter, member.keys)])
         self._members[member.event_id] = member
         self._arrived.append(member)
         covered = self._known.covers(member.day)
@@ -266,7 +262,7 @@ class GroupIndex:
     def forget(self) -> None:
         """Drop everything in memory, after a transaction failed: the database alone says what is booked."""
         self._fresh.clear()
-        self._recent.forget()
+        self._columns.forget()
         self._stored.clear()
         self._members.clear()
         self._tables.clear()
@@ -319,7 +315,7 @@ class GroupIndex:
         if self._known.covered_from != covered:
             self._stored.clear()  # a key held as stored nowhere may be taken for new by what is left of the filter
             self._fresh.clear()  # and so may one held with its spans, where it is asked for by columns
-            self._recent.forget()
+            self._columns.forget()
         self._recent.settle()
         excess = len(self._fresh) + len(self._stored) - self._limits.keys_max
         while excess > 0 and self._stored:

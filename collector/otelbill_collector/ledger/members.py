@@ -183,30 +183,7 @@ class ColumnSingles:
 
     def sum_rated(self) -> dict[tuple[str | None, ...], Sums]:
         """Sums of what has a charge, by step, provider, model and currency."""
-        groups: dict[tuple[str | None, ...], Sums] = defaultdict(Sums)
-        rated, spans = self.rated, self.rated.spans
-        rows = np.flatnonzero(rated.rating == RATINGS.index(RatingState.RATED))
-        if not len(rows):
-            return groups
-        # Rows of one template, step and currency are summed together; what templates have alike is added up below.
-        template = Key(spans.template[rows].astype(np.int64), spans.templates)
-        step = Key(rated.step[rows].astype(np.int64) + 1, (None, *spans.names))
-        found = group_rows([template, step, Key(rated.has_currency[rows].astype(np.int64), (None, rated.currency))])
-        signs = np.ones(len(rows), dtype=np.int8)
-        events = count_signs(signs, found)
-        costs = sum_amounts(_join_words(rated.cost_attos[rows], rated.has_cost[rows]), signs, found)
-        charges = sum_amounts(_join_words(rated.charge_attos[rows], rated.has_charge[rows]), signs, found)
-        counts = [sum_integers(pa.chunked_array([pa.array(spans.counts[place][rows])]), signs, found)
-                  for place in range(len(COUNTED_UNITS))]  # fmt: skip
-        for group, row in enumerate(rows[found.firsts].tolist()):
-            common = spans.templates[spans.template[row]]
-            name = (self._find_name(rated.step[row]), common.provider, common.model, self._find_currency(row))
-            sums = groups[name]
-            sums.events += events[group]
-            sums.cost_attos += costs[group]
-            sums.charge_attos += charges[group]
-            _add_counts(sums, common, [totals[group] for totals in counts], events[group])
-        return groups
+        return sum_rated([self])
 
     def _build_record(self, row: int) -> UsageRecord:
         rated, spans = self.rated, self.rated.spans
@@ -243,6 +220,54 @@ class ColumnSingles:
 
     def _find_name(self, code: Any) -> str | None:  # Any: a numpy integer
         return self.rated.spans.names[code] if code >= 0 else None
+
+
+def sum_rated(batches: Sequence[ColumnSingles]) -> dict[tuple[str | None, ...], Sums]:
+    """Sums of what has a charge, by step, provider, model and currency, of batches whose names are the same list."""
+    totals: dict[tuple[str | None, ...], Sums] = defaultdict(Sums)
+    rated = [part.rated for part in batches]
+    spans = rated[0].spans
+    rows = [np.flatnonzero(part.rating == RATINGS.index(RatingState.RATED)) for part in rated]
+    pairs = list(zip(rated, rows, strict=True))
+    count = sum(map(len, rows))
+    if not count:
+        return totals
+    template = np.concatenate([part.spans.template[chosen] for part, chosen in pairs]).astype(np.int64)
+    step = np.concatenate([part.step[chosen] for part, chosen in pairs]).astype(np.int64)
+    priced = np.concatenate([part.has_currency[chosen] for part, chosen in pairs]).astype(np.int64)
+    # Rows of one template, step and currency are summed together; what templates have alike is added up below.
+    keys = [Key(template, spans.templates), Key(step + 1, (None, *spans.names)), Key(priced, (None, rated[0].currency))]
+    found = group_rows(keys)
+    signs = np.ones(count, dtype=np.int8)
+    events = count_signs(signs, found)
+    costs, charges = (
+        sum_amounts(
+            _join_words(
+                np.concatenate([getattr(part, f"{name}_attos")[chosen] for part, chosen in pairs]),
+                np.concatenate([getattr(part, f"has_{name}")[chosen] for part, chosen in pairs]),
+            ),
+            signs,
+            found,
+        )
+        for name in ("cost", "charge")
+    )
+    counts = [
+        sum_integers(
+            pa.chunked_array([np.concatenate([part.spans.counts[place][chosen] for part, chosen in pairs])]),
+            signs,
+            found,
+        )
+        for place in range(len(COUNTED_UNITS))
+    ]
+    for group, row in enumerate(found.firsts.tolist()):
+        common, code = spans.templates[template[row]], step[row]
+        currency = rated[0].currency if priced[row] else None
+        sums = totals[spans.names[code] if code >= 0 else None, common.provider, common.model, currency]
+        sums.events += events[group]
+        sums.cost_attos += costs[group]
+        sums.charge_attos += charges[group]
+        _add_counts(sums, common, [units[group] for units in counts], events[group])
+    return totals
 
 
 def join_keys(keys: Sequence[bytes]) -> Bytes:

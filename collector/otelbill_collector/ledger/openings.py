@@ -51,12 +51,17 @@ def prepare_openings(connection: sqlite3.Connection, reading: Reading | None = N
     before = find_high_water(connection, NAME)
     if reading is None:
         reading = read_segments(connection, before, COLUMNS)
-    changes: list[tuple[int, Opening]] = []
+    return extend_openings(connection, Fold(before, before, 0, ()), reading)
+
+
+def extend_openings(connection: sqlite3.Connection, fold: Fold, reading: Reading) -> Fold:
+    """A fold that goes on with the segments that are read next."""
+    changes = list(fold.changes)
     for segment_id, table in reading.tables:
         if _may_wait(table):
             (body,) = connection.execute("SELECT body FROM segment WHERE segment_id = ?", (segment_id,)).fetchone()
             changes += _list_changes(segment_id, decode_table(body, _COLUMNS))
-    return Fold(before, reading.mark, len(reading.tables), changes)
+    return Fold(fold.before, reading.mark, fold.segments + len(reading.tables), changes)
 
 
 def _may_wait(table: pa.Table) -> bool:

@@ -7,7 +7,7 @@ A blob is one Arrow IPC stream. What its schema's metadata has under `otelbill` 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -79,6 +79,26 @@ def make_array(kind: pa.DataType, values: NDArray[np.generic], known: NDArray[np
     return pa.Array.from_buffers(
         kind, len(values), [mask, pa.py_buffer(np.ascontiguousarray(values))], null_count=nulls
     )
+
+
+def make_texts(values: Sequence[str]) -> pa.Array:
+    """An Arrow array of texts, without `pa.array`: that looks for pandas on the disk each time, which costs more."""
+    raw = [value.encode() for value in values]
+    ends = np.zeros(len(raw) + 1, dtype=np.int32)
+    np.cumsum([len(item) for item in raw], out=ends[1:])
+    return pa.Array.from_buffers(pa.string(), len(raw), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(raw))])
+
+
+def repeat_value(value: bool | int | str, kind: pa.DataType, rows: int) -> pa.Array:
+    """An Arrow array in which every row has the value."""
+    if isinstance(value, str):
+        raw = value.encode()
+        ends = np.arange(rows + 1, dtype=np.int32) * np.int32(len(raw))
+        return pa.Array.from_buffers(kind, rows, [None, pa.py_buffer(ends), pa.py_buffer(raw * rows)])
+    if isinstance(value, bool):
+        bits = pa.py_buffer((b"\xff" if value else b"\0") * (rows // 8 + 1))
+        return pa.Array.from_buffers(kind, rows, [None, bits])
+    return make_array(kind, np.full(rows, value, dtype=f"<i{kind.bit_width // 8}"))
 
 
 def render_hex(column: pa.Array) -> pa.Array:

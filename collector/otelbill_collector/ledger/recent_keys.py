@@ -45,20 +45,28 @@ class RecentKeys:
         """Keys in memory."""
         return sum(len(table) for table in self._tables)
 
-    def add(self, singles: ColumnSingles) -> None:
-        """Hold the keys of a batch; those held already are keys that their spans may share."""
+    def add(self, singles: ColumnSingles, met: NDArray[np.bool_]) -> None:
+        """Hold the keys of a batch; those held already are keys that their spans may share. `met`: keys seen before."""
         if self._batch >= _BATCH_MAX:
             self.forget()
             self._batch = 0
         self._batch += 1
-        emitters = self._emitters.find(singles.rated.spans)
-        of_keys = np.repeat(emitters, np.diff(singles.rated.key_starts))
-        before = self._tables[0].add(singles.rated.keys, self._batch, of_keys, self._tables[1])
+        before = self._tables[0].add(
+            singles.rated.keys, self._batch, self.repeat_emitters(singles), met, self._tables[1]
+        )
         self._batches[0][self._batch] = (singles, before)
 
     def find_emitters(self, columns: SpanColumns) -> Int32s:
         """A number for the emitter of each span."""
         return self._emitters.find(columns)
+
+    def number_emitter(self, emitter: str) -> int:
+        """The number of an emitter."""
+        return self._emitters.number(emitter)
+
+    def repeat_emitters(self, singles: ColumnSingles) -> Int32s:
+        """The number of the emitter of each key's span."""
+        return np.repeat(self._emitters.find(singles.rated.spans), np.diff(singles.rated.key_starts))
 
     def meet(self, keys: Bytes, key_starts: Int32s, emitters: Int32s, met: NDArray[np.bool_]) -> Pointers:
         """Of keys that are `met`, unmark those that only spans held here have, beside which a span may stand: twin keys
@@ -172,6 +180,10 @@ class _Emitters:
             self._templates, self._known = columns.templates, self._known[:0]
         fresh = columns.templates[len(self._known) :]
         if fresh:
-            numbers = [self._numbers.setdefault(item.emitter, len(self._numbers) + 1) for item in fresh]
+            numbers = [self.number(item.emitter) for item in fresh]
             self._known = np.concatenate([self._known, np.array(numbers, dtype=np.int32)])
         return self._known[columns.template]
+
+    def number(self, emitter: str) -> int:
+        """The number of an emitter, from 1."""
+        return self._numbers.setdefault(emitter, len(self._numbers) + 1)

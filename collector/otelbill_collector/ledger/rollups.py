@@ -85,20 +85,27 @@ class Standing:
 
 
 def prepare_fold(
-    connection: sqlite3.Connection, reading: Reading | None = None, standing: Standing | None = None
+    connection: sqlite3.Connection, readings: Iterable[Reading] | None = None, standing: Standing | None = None
 ) -> Fold:
-    """Sum the segments past the mark, which `reading` begins with. Reads only: the writer need not wait for it."""
-    before = find_high_water(connection, NAME)
-    if reading is None:
-        reading = read_segments(connection, before, COLUMNS)
-    hours = dict(_sum_facts(reading.join())) if reading.tables else {}
+    """Sum the segments past the mark, which `readings` begin with. Reads only: the writer need not wait for it."""
+    before = mark = find_high_water(connection, NAME)
+    hours: dict[Key, Sums] = {}
+    segments = 0
+    for reading in [read_segments(connection, before, COLUMNS)] if readings is None else readings:
+        mark, segments = reading.mark, segments + len(reading.tables)
+        for key, found in _sum_facts(reading.join()) if reading.tables else ():
+            held = hours.get(key)
+            if held is None:
+                hours[key] = found
+            else:
+                held.add(found)
     sums = {_HOURS: hours, _DAYS: _sum_days(hours)}
     rows = {}
-    for table, found in sums.items():
-        _add_standing(connection, table, found, {} if standing is None else standing.list_rows(table, before))
-        rows[table] = [(*key, *_render_sums(item)) for key, item in found.items()]
+    for table, rows_of in sums.items():
+        _add_standing(connection, table, rows_of, {} if standing is None else standing.list_rows(table, before))
+        rows[table] = [(*key, *_render_sums(item)) for key, item in rows_of.items()]
         rows[table].sort(key=_ORDERS[table])  # neighbours of a page are written one after another
-    return Fold(before, reading.mark, len(reading.tables), rows, sums)
+    return Fold(before, mark, segments, rows, sums)
 
 
 def _sum_days(hours: Mapping[Key, Sums]) -> dict[Key, Sums]:

@@ -26,7 +26,7 @@ from otelbill_collector.domain.span_columns import (
     Texts,
 )
 from otelbill_collector.domain.usage import INPUT_TOKENS, OUTPUT_TOKENS, REQUESTS, STANDARD_UNITS, Role
-from otelbill_collector.ledger.packed import DECIDED, LISTS, TOLD, make_array
+from otelbill_collector.ledger.packed import DECIDED, LISTS, TOLD, make_array, make_texts
 from otelbill_collector.ledger.packing import PACKED
 from otelbill_collector.ledger.segment_schema import AMOUNT, NAMES, SCHEMA
 
@@ -141,7 +141,7 @@ def encode_codes(codes: Int32s, values: Sequence[str]) -> pa.DictionaryArray:
         absent = int(len(found) > 0 and found[0] < 0)
         used, compact = found[absent:], np.maximum(order - absent, 0).astype(np.int32)
     known = codes >= 0
-    texts = pa.array([values[code] for code in used.tolist()], type=pa.string())
+    texts = make_texts([values[code] for code in used.tolist()])
     return pa.DictionaryArray.from_arrays(make_array(pa.int32(), compact, None if known.all() else known), texts)
 
 

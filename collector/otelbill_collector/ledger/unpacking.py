@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -25,8 +26,10 @@ from otelbill_collector.ledger.packed import (
     TOLD,
     Form,
     make_array,
+    make_texts,
     render_hex,
     render_units,
+    repeat_value,
     widen_attos,
 )
 from otelbill_collector.ledger.segment_schema import NAMES, SCHEMA
@@ -107,7 +110,7 @@ class _Segment:
                 return render_hex(column) if name == "event_id" else _spread_text(column)
             return column if column.type == kind else column.cast(kind)
         value = self._form.constants.get(name)
-        return pa.nulls(self._form.rows, kind) if value is None else pa.repeat(pa.scalar(value, kind), self._form.rows)
+        return pa.nulls(self._form.rows, kind) if value is None else repeat_value(value, kind, self._form.rows)
 
     def _find_text(self, name: str) -> pa.Array:
         """A name as it is stored: as a dictionary or as texts. What is constant is a dictionary of one."""
@@ -118,11 +121,12 @@ class _Segment:
         value = self._form.constants.get(name)
         known = np.zeros(self._form.rows, dtype=bool) if value is None else None
         codes = make_array(pa.int8(), np.zeros(self._form.rows, dtype=np.int8), known)
-        return pa.DictionaryArray.from_arrays(codes, pa.array([] if value is None else [value], type=pa.string()))
+        return pa.DictionaryArray.from_arrays(codes, make_texts([] if value is None else [str(value)]))
 
     def _restore_name(self, name: str) -> pa.Array:
-        column = self._find_text(name)
-        return _encode(column) if self._dictionaries else _decode(column)
+        if self._dictionaries:
+            return _encode(self._find_text(name))
+        return self._find(self._form.same.get(name, name), pa.string())
 
     def _restore_said(self, name: str) -> pa.Array:
         """What the span said, which is what was decided in rows that are `as_told`."""
@@ -200,5 +204,8 @@ def _spread_text(column: pa.Array) -> pa.Array:
 def _split_lists(column: pa.Array) -> pa.Array:
     """JSON texts of lists as lists."""
     coded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-    lists = pa.array([json.loads(text) for text in coded.dictionary.to_pylist()], type=pa.list_(pa.string()))
+    items = [json.loads(text) for text in coded.dictionary.to_pylist()]
+    ends = np.zeros(len(items) + 1, dtype=np.int32)
+    np.cumsum([len(item) for item in items], out=ends[1:])
+    lists = pa.ListArray.from_arrays(make_array(pa.int32(), ends), make_texts(list(chain.from_iterable(items))))
     return lists.take(coded.indices)

@@ -103,6 +103,7 @@ static inline int are_equal(const u8 *one, const u8 *other) {
 }
 
 #define EMPTY 0u
+#define UNKNOWN 0xFFFFFFFEu /* a batch that never was: stands for spans of a key that are not held any more */
 #define TAKEN 0xFFFFFFFFu /* its spans are held elsewhere */
 
 /* place: of the key in its batch, of the last of its spans. emitter: of all its spans, where only another's would be company
@@ -125,9 +126,10 @@ static inline void fetch_slot(const slot *slots, u64 mask, const u8 *keys, i64 n
 
 /* Enter the keys of a batch. before[n] becomes the pointer (batch and place) to the span before it that has the n-th key,
  * 0 where there is none: the spans of a key are a chain, and its slot has the last. What the older table holds of a key
- * is taken over. emitters[n] is that of the n-th key's span. Returns how many slots were filled. */
+ * is taken over. emitters[n] is that of the n-th key's span; met[n] is 1 where the key was seen before, here or elsewhere.
+ * Returns how many slots were filled. */
 OB_API i64 ob_recent_add(slot *slots, u64 mask, slot *older, u64 older_mask, const u8 *keys, i64 count, u32 batch,
-                         const i32 *emitters, u64 *before) {
+                         const i32 *emitters, const u8 *met, u64 *before) {
     i64 filled = 0;
     for (i64 n = 0; n < count; n++) {
         fetch_slot(slots, mask, keys, n, count);
@@ -139,6 +141,8 @@ OB_API i64 ob_recent_add(slot *slots, u64 mask, slot *older, u64 older_mask, con
             if (is_held(there)) {
                 before[n] = point_to(there);
                 there->batch = TAKEN;
+            } else if (met[n]) {
+                before[n] = (u64)UNKNOWN << 32;
             }
             filled++;
         }
@@ -273,4 +277,49 @@ OB_API int ob_find_company(i64 rows, const u8 *keys, const i32 *key_starts, cons
     free(of);
     free(marks);
     return failed ? -2 : 0;
+}
+
+/* ---- emitters of twin keys, for longer than their spans are held ---- */
+
+#define MIXED 0xFFFFFFFFu
+
+/* By the first eight bytes of a key: the filter knows no more of it either. emitter 0 is an empty slot. */
+typedef struct { u64 prefix; u32 emitter, unused; } twin;
+
+static inline twin *find_twin(twin *slots, u64 mask, u64 prefix) {
+    for (u64 at = ob_mix(prefix ^ SEED, 0x9E3779B97F4A7C15ull) & mask;; at = (at + 1) & mask)
+        if (!slots[at].emitter || slots[at].prefix == prefix) return slots + at;
+}
+
+/* Unmarks `met` twin keys that, as far back as they were ever seen, only the span's own emitter had. */
+OB_API void ob_twins_meet(twin *slots, u64 mask, const u8 *keys, i64 rows, const i32 *key_starts, const i32 *emitters, u8 *met) {
+    for (i64 row = 0; row < rows; row++)
+        for (i64 n = key_starts[row]; n < key_starts[row + 1]; n++)
+            if (met[n] && is_twin(keys + 16 * n) &&
+                find_twin(slots, mask, ob_load64(keys + 16 * n))->emitter == (u32)emitters[row])
+                met[n] = 0;
+}
+
+/* Notes the emitters of twin keys. One that is not known is entered where it was never seen before (met[n] is 0), so that
+ * an entry knows of every span its key ever had. Returns how many were entered; `most` slots may be in use. */
+OB_API i64 ob_twins_note(twin *slots, u64 mask, const u8 *keys, i64 count, const i32 *emitters, const u8 *met, i64 most) {
+    i64 entered = 0;
+    for (i64 n = 0; n < count; n++) {
+        const u8 *key = keys + 16 * n;
+        if (!is_twin(key)) continue;
+        twin *here = find_twin(slots, mask, ob_load64(key));
+        if (here->emitter) {
+            if (here->emitter != (u32)emitters[n]) here->emitter = MIXED;
+        } else if (!met[n] && entered < most) {
+            here->prefix = ob_load64(key);
+            here->emitter = (u32)emitters[n];
+            entered++;
+        }
+    }
+    return entered;
+}
+
+OB_API void ob_twins_move(const twin *from, i64 size, twin *to, u64 mask) {
+    for (i64 n = 0; n < size; n++)
+        if (from[n].emitter) *find_twin(to, mask, from[n].prefix) = from[n];
 }

@@ -62,16 +62,24 @@ class KeyTable:
         """Keys held, and those that were taken since it was last made larger."""
         return self._filled
 
-    def add(self, keys: NDArray[np.uint8], batch: int, emitters: NDArray[np.int32], older: KeyTable) -> Pointers:
+    def add(
+        self,
+        keys: NDArray[np.uint8],
+        batch: int,
+        emitters: NDArray[np.int32],
+        met: NDArray[np.bool_],
+        older: KeyTable,
+    ) -> Pointers:
         """Enter the keys [m, 16] of a batch; for each the span before it that has the same key.
 
-        `emitters` are those of the keys' spans. What `older` holds of a key is taken over.
+        `emitters` are those of the keys' spans; a key that is `met`, and not held, has spans that nobody can be led to.
+        What `older` holds of a key is taken over.
         """
         self._make_room(len(keys))
         before: Pointers = make_array(len(keys), "u8")
         function = _library().ob_recent_add
         function.restype = ctypes.c_int64
-        given = _at(keys), ctypes.c_int64(len(keys)), ctypes.c_uint32(batch), _at(emitters), _at(before)
+        given = _at(keys), ctypes.c_int64(len(keys)), ctypes.c_uint32(batch), _at(emitters), _at(met), _at(before)
         self._filled += function(*self._table(), *older._table(), *given)
         return before
 
@@ -113,6 +121,52 @@ class KeyTable:
         old = self._slots
         self._filled = function(_at(old), ctypes.c_int64(len(old)), _at(larger), ctypes.c_uint64(size - 1))
         self._slots = larger
+
+    def _table(self) -> tuple[ctypes.c_void_p, ctypes.c_uint64]:
+        return _at(self._slots), ctypes.c_uint64(len(self._slots) - 1)
+
+
+TWIN = np.dtype([("prefix", "<u8"), ("emitter", "<u4"), ("unused", "<u4")])
+
+
+class TwinTable:
+    """Twin keys by their first eight bytes, each with the emitter of all its spans. Doubles its room as it fills."""
+
+    def __init__(self, size: int = 1 << 10) -> None:
+        self._slots: NDArray[Any] = np.zeros(size, dtype=TWIN)
+        self._filled = 0
+
+    def __len__(self) -> int:
+        return self._filled
+
+    def meet(
+        self,
+        keys: NDArray[np.uint8],
+        key_starts: NDArray[np.int32],
+        emitters: NDArray[np.int32],
+        met: NDArray[np.bool_],
+    ) -> None:
+        """Unmark twin keys that are `met` and that only the span's own emitter ever had. `emitters` are by span."""
+        rows = ctypes.c_int64(len(key_starts) - 1)
+        _library().ob_twins_meet(*self._table(), _at(keys), rows, *map(_at, (key_starts, emitters, met)))
+
+    def note(self, keys: NDArray[np.uint8], emitters: NDArray[np.int32], met: NDArray[np.bool_], *, most: int) -> None:
+        """Note the emitters of keys; those that are not `met` are entered, at most so many. `emitters` are by key."""
+        self._make_room(min(len(keys), most))
+        function = _library().ob_twins_note
+        function.restype = ctypes.c_int64
+        given = _at(keys), ctypes.c_int64(len(keys)), _at(emitters), _at(met), ctypes.c_int64(most)
+        self._filled += function(*self._table(), *given)
+
+    def _make_room(self, more: int) -> None:
+        size = len(self._slots)
+        while size * _FULL_SIXTEENTHS >> 4 < self._filled + more:
+            size <<= 1
+        if size > len(self._slots):
+            larger = np.zeros(size, dtype=TWIN)
+            moved = _at(self._slots), ctypes.c_int64(len(self._slots)), _at(larger), ctypes.c_uint64(size - 1)
+            _library().ob_twins_move(*moved)
+            self._slots = larger
 
     def _table(self) -> tuple[ctypes.c_void_p, ctypes.c_uint64]:
         return _at(self._slots), ctypes.c_uint64(len(self._slots) - 1)

@@ -22,6 +22,7 @@ from otelbill_collector.ledger.journal import list_tables
 from otelbill_collector.ledger.members import ColumnSingles
 from otelbill_collector.ledger.segments import add_quantities
 from otelbill_collector.ledger.sums import Sums
+from otelbill_collector.ledger.twin_keys import TwinKeys
 from otelbill_collector.native.links import KeyTable, Pointers, find_company, walk_chains
 from otelbill_collector.native.loading import find_library
 from otelbill_collector.pipeline import Stages
@@ -225,7 +226,8 @@ def test_a_table_of_keys_is_a_dictionary(seed: int) -> None:
     for batch in range(1, 40):
         numbers = [rng.randrange(3_000) for _ in range(rng.randrange(80))]
         ones = np.ones(len(numbers), dtype=np.int32)
-        befores[batch] = tables[0].add(make_keys(numbers), batch, ones, tables[1])
+        met = np.array([number in held[0] or number in held[1] for number in numbers], dtype=np.bool_)
+        befores[batch] = tables[0].add(make_keys(numbers), batch, ones, met, tables[1])
         for place, number in enumerate(numbers):
             held[0].setdefault(number, held[1].pop(number, [])).append(batch << 32 | place)
         asked = [rng.randrange(3_000) for _ in range(200)]
@@ -255,7 +257,10 @@ def test_chains_are_walked_over_batches(forgotten: bool) -> None:
     """Guarantee: the spans of a trace are found in all batches, or it is said that one of them is forgotten."""
     table, older = KeyTable(4), KeyTable(4)
     ones = np.ones(3, dtype=np.int32)
-    befores = [table.add(make_keys(numbers), batch, ones, older) for batch, numbers in ((7, [1, 2, 1]), (9, [3, 1, 3]))]
+    new = np.zeros(3, dtype=np.bool_)
+    befores = [
+        table.add(make_keys(numbers), batch, ones, new, older) for batch, numbers in ((7, [1, 2, 1]), (9, [3, 1, 3]))
+    ]
     addresses = np.array([befores[0].ctypes.data, 0, befores[1].ctypes.data], dtype=np.uint64)
     addresses[0] *= np.uint64(not forgotten)
     last = np.array([9 << 32 | 1, 9 << 32 | 2], dtype=np.uint64)
@@ -267,6 +272,36 @@ def test_chains_are_walked_over_batches(forgotten: bool) -> None:
         [(1, 9, 2), (1, 9, 0)] if forgotten else [(0, 9, 1), (0, 7, 2), (0, 7, 0), (1, 9, 2), (1, 9, 0)]
     )
     assert walk_chains(last, 7, addresses, 1) is None
+
+
+def test_a_key_whose_spans_are_not_held_any_more_has_no_whole_chain() -> None:
+    """Guarantee: of a key that was seen before, some of whose spans are forgotten, nobody is given only the rest."""
+    table = KeyTable(4)
+    before = table.add(make_keys([5]), 3, np.ones(1, dtype=np.int32), np.ones(1, dtype=np.bool_), KeyTable(4))
+    walk = walk_chains(np.array([3 << 32], dtype=np.uint64), 3, np.array([before.ctypes.data], dtype=np.uint64), 9)
+    assert walk is not None
+    assert walk.whole.tolist() == [False]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_known_of_a_twin_key_is_true_of_all_its_spans(seed: int) -> None:
+    """Guarantee: a twin key is passed for one emitter's only where every span that ever had it was that emitter's,
+    however much was forgotten in between.
+    """
+    rng = Random(seed)
+    twins, spans = TwinKeys(400), dict[int, set[int]]()
+    for _ in range(60):
+        numbers = rng.sample(range(2_000), 40)
+        emitters = [rng.choice([1, 1, 1, 2]) for _ in numbers]
+        keys, of_keys = make_keys([1 << 127 | number << 64 for number in numbers]), np.array(emitters, dtype=np.int32)
+        seen = np.array([number in spans for number in numbers], dtype=np.bool_)
+        met = seen.copy()
+        twins.meet(keys, np.arange(len(numbers) + 1, dtype=np.int32), of_keys, met)
+        for number, emitter, was, still in zip(numbers, emitters, seen, met, strict=True):
+            assert still == was or spans[number] == {emitter}
+        twins.note(keys, of_keys, seen)
+        for number, emitter in zip(numbers, emitters, strict=True):
+            spans.setdefault(number, set()).add(emitter)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -1,0 +1,106 @@
+"""Which spans in columns have company that only rules can judge, and what is remembered to tell. Owns that memory."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from otelbill_collector.domain.ids import is_twin_key
+from otelbill_collector.domain.span_columns import Bytes, Int32s, SpanColumns
+from otelbill_collector.ledger.claim_runs import find_claims_of_any_day
+from otelbill_collector.ledger.members import ColumnSingles, join_keys
+from otelbill_collector.ledger.recent_keys import Earlier, RecentKeys
+from otelbill_collector.ledger.twin_keys import TwinKeys
+from otelbill_collector.native.links import find_company
+from otelbill_collector.native.loading import find_library
+
+_STRANGERS_MAX = 64
+_RECENT_SHARE = 4  # as many keys of spans in columns as of others are held: they take a tenth of the memory
+_TWIN_SHARE = 20  # and so many of which only the emitter is known, 16 bytes each
+
+
+class ClaimedColumns(NamedTuple):
+    """Spans, their claim keys [m, 16] span by span, and where the keys of each begin [n + 1]."""
+
+    spans: SpanColumns
+    keys: Bytes
+    key_starts: Int32s
+
+
+class Meeting(NamedTuple):
+    """Which spans in columns have company, and the earlier spans of the others' traces."""
+
+    company: NDArray[np.bool_]
+    earlier: list[Earlier]
+
+
+class ColumnCompany:
+    """Keys of spans booked by columns, and emitters of twin keys. Not thread-safe."""
+
+    def __init__(self, keys_max: int) -> None:
+        self.recent = RecentKeys(keys_max * _RECENT_SHARE)
+        self.is_pruned = False  # then runs may lack keys of what was stored once
+        self._twins = TwinKeys(keys_max * _TWIN_SHARE)
+
+    def meet(
+        self,
+        connection: sqlite3.Connection,
+        claimed: ClaimedColumns,
+        met: NDArray[np.bool_],
+        company: NDArray[np.bool_],
+        *,
+        others: bytes,
+        held: Collection[bytes],
+    ) -> Meeting:
+        """Which spans have company: perhaps stored (`met`, by key), held as members (`held`), among the batch's other
+        spans (whose keys are `others`), or in the batch under another key than that of their trace or, with a span of
+        another emitter, a twin key. What `company` says beforehand stands. A span has company when one of its trace
+        has.
+
+        The others are, with those of their trace in these columns and the earlier ones that are given, whole groups.
+        """
+        spans, keys, key_starts = claimed
+        emitters = self.recent.find_emitters(spans)
+        earlier: list[Earlier] = []
+        if met.any():
+            last = self.recent.meet(keys, key_starts, emitters, met)
+            self._twins.meet(keys, key_starts, emitters, met)
+            self._clear_strangers(connection, keys, met, held)
+            if last.any():
+                earlier, missing = self.recent.list_earlier(last)
+                company |= missing
+        find_company(keys, key_starts, emitters, met, others, company)
+        return Meeting(company, earlier)
+
+    def _clear_strangers(
+        self, connection: sqlite3.Connection, keys: Bytes, met: NDArray[np.bool_], held: Collection[bytes]
+    ) -> None:
+        """Unmark keys that the filter took for stored ones and that no run has. A look-up each, so only for a few."""
+        places = np.flatnonzero(met)
+        if self.is_pruned or len(places) > _STRANGERS_MAX:
+            return
+        for place in places.tolist():
+            key = keys[place].tobytes()
+            if key not in held and not find_claims_of_any_day(connection, key):
+                met[place] = False
+
+    def add(self, singles: ColumnSingles, met: NDArray[np.bool_]) -> None:
+        """Hold the keys of spans without company; those that are `met` were seen before."""
+        self.recent.add(singles, met)
+        self._twins.note(singles.rated.keys, self.recent.repeat_emitters(singles), met)
+
+    def note_others(self, spans: Iterable[tuple[str, tuple[bytes, ...]]]) -> None:
+        """Emitter and keys of spans that did not come in columns: they count where something is known of a twin key."""
+        found = [(emitter, key) for emitter, keys in spans for key in keys if is_twin_key(key)]
+        if found and find_library() is not None:
+            emitters = np.array([self.recent.number_emitter(emitter) for emitter, _ in found], dtype=np.int32)
+            self._twins.note(join_keys([key for _, key in found]), emitters, np.ones(len(found), dtype=np.bool_))
+
+    def forget(self) -> None:
+        """Drop everything."""
+        self.recent.forget()
+        self._twins.forget()
