@@ -216,7 +216,7 @@ class LimitsSection(Section):
         "and four times as many of spans in columns.",
     )
     known_keys: KeyCount = Field(
-        default=50_000_000,
+        default=400_000_000,
         description="Most stored claim keys (four bytes each) remembered, so that a new span needs no look-up.",
     )
 

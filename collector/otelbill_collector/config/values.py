@@ -56,7 +56,7 @@ class Limits:
     commit_linger_ms: int = 2
     future_seconds: int = 300
     group_keys: int = 400_000
-    known_keys: int = 50_000_000
+    known_keys: int = 400_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class GroupLimits:
     """Bounds of memory: claim keys held with their spans, and stored keys remembered by the filter (4 bytes each)."""
 
     keys_max: int = 400_000
-    known_keys_max: int = 50_000_000
+    known_keys_max: int = 400_000_000
 
 
 _DEFAULT_LIMITS = GroupLimits()

@@ -13,7 +13,7 @@ from otelbill_collector.native.loading import find_library
 
 _PROBES = 7
 _BITS_PER_KEY = 32  # with seven probes about one key in 50,000 is taken for known and is not
-_FILTER_KEYS_MAX = 1 << 24
+_FILTER_KEYS_MAX = 1 << 26
 _FILTER_KEYS_MIN = 1 << 14  # the first filters are small, so that a small ledger takes little memory
 _LINE_BITS = 512  # all probes of a key lie in one cache line
 _SLICE_BITS = 9  # of a hash, which choose a bit of the line
