@@ -9,7 +9,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -84,7 +84,7 @@ class Operations:
         terms: CreditTerms = CreditTerms(),  # noqa: B008 a frozen value
         retention: RetentionDesk | None = None,
     ) -> None:
-        self._stages = stages
+        self._stages = replace(stages, scanner=None)  # which is the writer's alone
         self._billing = billing
         self._retention = retention
         self.credits = CreditDesk(stages.books.store, terms, clock)
