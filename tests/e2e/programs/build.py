@@ -8,7 +8,8 @@ Phoenix and litellm.
 New versions: write them into otelcol/manifest.yaml and BUILDER, let the builder write go.mod and go.sum
 (`--skip-compilation`) and copy them here; jaeger/go.mod with `go get`; phoenix.txt and litellm.txt from their .in with
 `uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras`. A
-changed pin builds anew by itself.
+changed pin builds anew by itself. A package that is pinned with extras stands there without them as well: what others
+require of it is another name to pip, which would look for its newest release, and refuse that for want of a hash.
 """
 
 from __future__ import annotations
