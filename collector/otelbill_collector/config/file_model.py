@@ -217,7 +217,7 @@ class LimitsSection(Section):
     )
     known_keys: KeyCount = Field(
         default=400_000_000,
-        description="Most stored claim keys (four bytes each) remembered, so that a new span needs no look-up.",
+        description="Most stored claim keys (up to four bytes each) remembered, so that a new span needs no look-up.",
     )
 
 

@@ -38,7 +38,6 @@ from otelbill_collector.ledger.journal import (
     save_price_versions,
 )
 from otelbill_collector.ledger.large_groups import Joined, choose_due, set_aside
-from otelbill_collector.ledger.lineage import list_key_days
 from otelbill_collector.ledger.members import ColumnSingles, Member, Row, Singles
 from otelbill_collector.ledger.resolutions import Resolution, apply_resolution, is_open
 from otelbill_collector.ledger.tombstones import is_pruned_event
@@ -129,7 +128,7 @@ def book_candidates(
         left = _book_columns(connection, index, columns, keys, rules, booking)
         arrivals = [*arrivals, *left]
         keys += [collect_keys(candidate, rules.claim_keys) for candidate, _ in left]
-    linked = index.expect(keys)
+    linked = index.expect(connection, keys)
     alone = _find_alone(arrivals, keys, linked, rules, index.covered_from_nanos)
     booking.outcomes = [Outcome.ACCEPTED] * len(arrivals)
     booking.arrived = [_NOBODY] * len(arrivals)
@@ -268,7 +267,7 @@ def _admit(connection: sqlite3.Connection, index: GroupIndex, arrived: Member) -
     index.load_keys(connection, arrived.day, arrived.keys)
     known = index.find_event(arrived.event_id)
     if known is None and (key := _choose_wide_key(connection, index, arrived)) is not None:
-        for day in list_key_days(connection, key):
+        for day in index.list_days(connection, key):
             index.load_keys(connection, day, (key,))
         known = index.find_event(arrived.event_id)
     if known is not None:

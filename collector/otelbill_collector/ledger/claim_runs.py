@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from otelbill_collector.native.links import sort_entries
 from otelbill_collector.native.loading import find_library
 
 _ENTRY = np.dtype([("key", "<i8"), ("segment", "<u4"), ("position", "<u4")])
-_CHUNK_ENTRIES = 1_024  # what a search reads of a run
+_CHUNK_ENTRIES = 240  # what a search reads of a run: a page of the ledger's file holds so many
 _RUNS_PER_LEVEL = 16
 _RUN_ENTRIES_MAX = 1 << 20  # commits wait while a merged run is written, a tenth of a second for so many
 _WAITING_RUNS_MAX = 64  # of the first level: whoever commits past these merges, so that searches stay short
@@ -34,7 +34,17 @@ _SORTED_MIN = 2_048  # entries from which the native order is the quicker one
 Prefixes = NDArray[np.int64]
 Keys = Sequence[bytes] | NDArray[np.uint8]
 """Claim keys of 16 bytes, one by one or as [m, 16]."""
-_Run = tuple[int, int, int, int]  # run id, earliest and latest day, entries
+
+
+class Run(NamedTuple):
+    """A run, the earliest and the latest day of its keys' spans, and how many entries it has."""
+
+    run_id: int
+    day_min: int
+    day_max: int
+    entries: int
+
+
 Entries = NDArray[Any]  # of _ENTRY: numpy has no static type for records
 
 
@@ -118,44 +128,61 @@ def read_entries(body: bytes) -> Entries:
 
 def find_claims(connection: sqlite3.Connection, day: int, key: bytes) -> list[tuple[int, int]]:
     """(segment, position) of the bookings under a key within a day of `day`; may hold some of other keys and days."""
-    prefix = int.from_bytes(key[:8], "little", signed=True)
-    query = "SELECT run_id FROM claim_run WHERE day_max >= ? AND day_min <= ?"
+    prefix = int(read_prefixes([key])[0])
     found: list[tuple[int, int]] = []
-    for (run_id,) in connection.execute(query, (day - 1, day + 1)).fetchall():
-        found.extend(_search_run(connection, run_id, prefix))
-    # Ledgers from before the runs.
-    query = "SELECT segment_id, position FROM claim_key WHERE day IN (?, ?, ?) AND key = ?"
-    found.extend(connection.execute(query, (day - 1, day, day + 1, key)))
+    for run in list_runs(connection):
+        if run.day_max >= day - 1 and run.day_min <= day + 1:
+            found.extend(search_run(connection, run.run_id, prefix))
+    found.extend(find_in_table(connection, key, (day - 1, day, day + 1)))
     return found
 
 
 def find_claims_of_any_day(connection: sqlite3.Connection, key: bytes) -> list[tuple[int, int]]:
     """The same whatever the day, at the price of a search in every run; may hold some of other keys."""
-    prefix = int.from_bytes(key[:8], "little", signed=True)
+    prefix = int(read_prefixes([key])[0])
     found: list[tuple[int, int]] = []
-    for (run_id,) in connection.execute("SELECT run_id FROM claim_run").fetchall():
-        found.extend(_search_run(connection, run_id, prefix))
-    days = "(SELECT DISTINCT day FROM claim_key)"  # ledgers from before the runs
-    query = f"SELECT segment_id, position FROM claim_key WHERE day IN {days} AND key = ?"
-    found.extend(connection.execute(query, (key,)))
+    for run in list_runs(connection):
+        found.extend(search_run(connection, run.run_id, prefix))
+    found.extend(find_in_table(connection, key))
     return found
 
 
-def list_recent_prefixes(connection: sqlite3.Connection, limit: int) -> Iterator[tuple[int, Prefixes | None]]:
-    """(newest day, prefixes) of each run, newest day first; None where days begin that are not all within `limit`."""
+def find_in_table(
+    connection: sqlite3.Connection, key: bytes, days: Sequence[int] | None = None
+) -> list[tuple[int, int]]:
+    """What ledgers from before the runs have of a key, on some days or on any."""
+    wanted = "SELECT DISTINCT day FROM claim_key" if days is None else ", ".join("?" * len(days))
+    query = f"SELECT segment_id, position FROM claim_key WHERE day IN ({wanted}) AND key = ?"
+    return connection.execute(query, (*(days or ()), key)).fetchall()
+
+
+def list_runs(connection: sqlite3.Connection) -> list[Run]:
+    """All runs."""
+    rows = connection.execute("SELECT run_id, day_min, day_max, entries FROM claim_run ORDER BY run_id")
+    return [Run(*row) for row in rows.fetchall()]
+
+
+def load_prefixes(connection: sqlite3.Connection, run_id: int) -> Prefixes:
+    """The keys of a run in order."""
+    prefixes: Prefixes = _load_run(connection, run_id)["key"]
+    return prefixes
+
+
+def list_recent_runs(connection: sqlite3.Connection, limit: int) -> Iterator[tuple[int, Run | None]]:
+    """(newest day, run), newest day first; None where days begin that are not all within `limit` keys."""
     (oldest,) = connection.execute("SELECT max(day) FROM claim_key").fetchone()
-    runs = connection.execute("SELECT run_id, day_max, entries FROM claim_run ORDER BY day_max DESC").fetchall()
-    for run_id, day, count in runs:
-        limit -= count
-        if limit < 0 or (oldest is not None and day <= oldest):
-            yield day, None
+    for run in sorted(list_runs(connection), key=lambda run: run.day_max, reverse=True):
+        limit -= run.entries
+        if limit < 0 or (oldest is not None and run.day_max <= oldest):
+            yield run.day_max, None
             return
-        yield day, _load_run(connection, run_id)["key"]
+        yield run.day_max, run
     if oldest is not None:
         yield oldest, None
 
 
-def _search_run(connection: sqlite3.Connection, run_id: int, prefix: int) -> Iterator[tuple[int, int]]:
+def search_run(connection: sqlite3.Connection, run_id: int, prefix: int) -> Iterator[tuple[int, int]]:
+    """(segment, position) of what a run has under the first eight bytes of a key."""
     query = "SELECT first_key, body FROM claim_chunk WHERE run_id = ? AND last_key >= ? ORDER BY last_key, first_key"
     for first_key, body in connection.execute(query, (run_id, prefix)):
         if first_key > prefix:
@@ -183,7 +210,7 @@ class Merge:
     """Runs that become one of the next level, and their entries in order."""
 
     level: int
-    runs: tuple[_Run, ...]
+    runs: tuple[Run, ...]
     entries: Entries
 
 
@@ -204,10 +231,10 @@ def merge_claims(connection: sqlite3.Connection) -> None:
 def _prepare_merge(connection: sqlite3.Connection) -> Merge | None:
     """The lowest level that has sixteen runs, the oldest of them, as many as one run may hold."""
     query = "SELECT level, run_id, day_min, day_max, entries FROM claim_run WHERE entries <= ? ORDER BY level, run_id"
-    levels: dict[int, list[_Run]] = {}
+    levels: dict[int, list[Run]] = {}
     for level, *run in connection.execute(query, (_RUN_ENTRIES_MAX >> 1,)):
         runs = levels.setdefault(level, [])
-        runs.append((run[0], run[1], run[2], run[3]))
+        runs.append(Run(*run))
         if len(runs) == _RUNS_PER_LEVEL:
             sizes = accumulate(count for *_, count in runs)
             chosen = tuple(run for run, size in zip(runs, sizes, strict=True) if size <= _RUN_ENTRIES_MAX)
@@ -252,6 +279,9 @@ def keep_claims(connection: sqlite3.Connection, run_id: int, after: int) -> None
     entries = _load_run(connection, run_id)
     kept = entries[entries["segment"] > after]
     if len(kept) == len(entries):
+        return
+    (newest,) = connection.execute("SELECT max(run_id) FROM claim_run").fetchone()
+    if not len(kept) and run_id == newest:  # removed, its number would be given again: it goes with a later pruning
         return
     if len(kept):  # first, so that no run gets the number of another
         _save_run(connection, row[0], kept, row[1], row[2])

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from otelbill_collector.domain.ids import is_twin_key
 from otelbill_collector.domain.span_columns import Bytes, Int32s, SpanColumns
-from otelbill_collector.ledger.claim_runs import find_claims_of_any_day
+from otelbill_collector.ledger.claim_search import ClaimSearch
 from otelbill_collector.ledger.members import ColumnSingles, join_keys
 from otelbill_collector.ledger.recent_keys import Earlier, RecentKeys
 from otelbill_collector.ledger.twin_keys import TwinKeys
 from otelbill_collector.native.links import find_company
 from otelbill_collector.native.loading import find_library
 
-_STRANGERS_MAX = 64
+_STRANGERS_MAX = 2_048
 _RECENT_SHARE = 4  # as many keys of spans in columns as of others are held: they take a tenth of the memory
-_TWIN_SHARE = 20  # and so many of which only the emitter is known, 16 bytes each
+_TWIN_SHARE = 12  # and so many of which only the emitter is known, 16 bytes each: those of some seconds of full load
 
 
 class ClaimedColumns(NamedTuple):
@@ -32,16 +32,18 @@ class ClaimedColumns(NamedTuple):
 
 
 class Meeting(NamedTuple):
-    """Which spans in columns have company, and the earlier spans of the others' traces."""
+    """Which spans in columns have company, the earlier spans of the others' traces, and which keys were seen before."""
 
     company: NDArray[np.bool_]
     earlier: list[Earlier]
+    seen: NDArray[np.bool_]
 
 
 class ColumnCompany:
     """Keys of spans booked by columns, and emitters of twin keys. Not thread-safe."""
 
-    def __init__(self, keys_max: int) -> None:
+    def __init__(self, keys_max: int, search: ClaimSearch) -> None:
+        self._search = search
         self.recent = RecentKeys(keys_max * _RECENT_SHARE)
         self.is_pruned = False  # then runs may lack keys of what was stored once
         self._twins = TwinKeys(keys_max * _TWIN_SHARE)
@@ -66,27 +68,30 @@ class ColumnCompany:
         spans, keys, key_starts = claimed
         emitters = self.recent.find_emitters(spans)
         earlier: list[Earlier] = []
+        seen = met.copy()
         if met.any():
             last = self.recent.meet(keys, key_starts, emitters, met)
             self._twins.meet(keys, key_starts, emitters, met)
-            self._clear_strangers(connection, keys, met, held)
+            seen[self._clear_strangers(connection, keys, met, held)] = False
             if last.any():
                 earlier, missing = self.recent.list_earlier(last)
                 company |= missing
         find_company(keys, key_starts, emitters, met, others, company)
-        return Meeting(company, earlier)
+        return Meeting(company, earlier, seen)
 
     def _clear_strangers(
         self, connection: sqlite3.Connection, keys: Bytes, met: NDArray[np.bool_], held: Collection[bytes]
-    ) -> None:
-        """Unmark keys that the filter took for stored ones and that no run has. A look-up each, so only for a few."""
+    ) -> NDArray[np.intp]:
+        """Unmark keys that the filter took for stored ones and that no run has, and give their places. Where there are
+        more than some, they are left as they are.
+        """
         places = np.flatnonzero(met)
         if self.is_pruned or len(places) > _STRANGERS_MAX:
-            return
-        for place in places.tolist():
-            key = keys[place].tobytes()
-            if key not in held and not find_claims_of_any_day(connection, key):
-                met[place] = False
+            return places[:0]
+        places = places[[keys[place].tobytes() not in held for place in places.tolist()]]
+        strangers = places[~self._search.mark_stored(connection, keys[places])] if len(places) else places
+        met[strangers] = False
+        return strangers
 
     def add(self, singles: ColumnSingles, met: NDArray[np.bool_]) -> None:
         """Hold the keys of spans without company; those that are `met` were seen before."""

@@ -25,14 +25,12 @@ from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.domain.retention import EvidencePruned
 from otelbill_collector.domain.span_columns import Bytes, Int32s, SpanColumns
 from otelbill_collector.domain.usage import Candidate
-from otelbill_collector.ledger.claim_runs import (
-    find_claims,
-    list_recent_prefixes,
-    read_prefixes,
-)
+from otelbill_collector.ledger.claim_runs import read_prefixes
+from otelbill_collector.ledger.claim_search import ClaimSearch, fill_filters
 from otelbill_collector.ledger.column_company import ClaimedColumns, ColumnCompany, Meeting
 from otelbill_collector.ledger.id_sets import IdSet, pack_ids
 from otelbill_collector.ledger.known_keys import KnownKeys
+from otelbill_collector.ledger.lineage import list_booked_days
 from otelbill_collector.ledger.members import ColumnSingles, Member, Row, Singles
 from otelbill_collector.ledger.segments import RECORD_COLUMNS, build_record, decode_table
 
@@ -44,7 +42,7 @@ _TABLES_MAX = 32
 
 @dataclass(frozen=True, slots=True)
 class GroupLimits:
-    """Bounds of memory: claim keys held with their spans, and stored keys remembered by the filter (4 bytes each)."""
+    """Bounds of memory: claim keys held with their spans, and stored keys remembered by filters (3 to 4 bytes each)."""
 
     keys_max: int = 400_000
     known_keys_max: int = 400_000_000
@@ -60,9 +58,10 @@ class GroupIndex:
         self._keys_of = keys_of
         self._limits = limits
         self._known = KnownKeys(limits.known_keys_max)
+        self._search = ClaimSearch(limits.known_keys_max)
         # Every member of the key, on whatever day; a span that stood alone so far is a row of its batch.
         self._fresh: dict[bytes, list[Member] | Row] = {}
-        self._columns = ColumnCompany(limits.keys_max)  # none of their keys in `_fresh`
+        self._columns = ColumnCompany(limits.keys_max, self._search)  # none of their keys in `_fresh`
         self._recent = self._columns.recent
         self._stored: OrderedDict[Key, list[Member]] = OrderedDict()  # every member within a day of the day
         self._members: WeakValueDictionary[str, Member] = WeakValueDictionary()
@@ -70,20 +69,17 @@ class GroupIndex:
         self._arrived: list[Member] = []  # of the transaction in progress
         self._arrived_singles: list[Singles] = []
         self._arrived_columns: list[ColumnSingles] = []
+        self._expected: tuple[Bytes, NDArray[np.bool_]] = (np.empty((0, 16), np.uint8), np.empty(0, np.bool_))
         self._singles: WeakSet[Singles] = WeakSet()  # those of which any span may be in `_fresh`
         self._doubtful: Set[bytes] = frozenset()  # keys of the batch that may be stored
         self._uncommitted: dict[bytes, list[Member]] = {}  # those of them whose keys are not in `_fresh`
         self.pruned_end_nanos = 0  # what ended before may have been pruned
 
     def remember(self, connection: sqlite3.Connection) -> None:
-        """Fill the filter from the ledger, once, before anything else: newest days first, as far as it has room."""
-        for day, prefixes in list_recent_prefixes(connection, self._limits.known_keys_max >> 1):
-            if prefixes is None:  # no room for this day and those before
-                self._known.covered_from = day + 1
-                return
-            self._known.add(prefixes, day)
+        """Fill the filters from the ledger, once, before anything else: newest days first, as far as there is room."""
+        fill_filters(connection, self._known, self._search, self._limits.known_keys_max >> 1)
 
-    def expect(self, keys: Sequence[tuple[bytes, ...]]) -> Set[bytes]:
+    def expect(self, connection: sqlite3.Connection, keys: Sequence[tuple[bytes, ...]]) -> Set[bytes]:
         """The keys of a batch, given per span, under which a span may have company: in the batch, in memory or stored.
 
         To be called before members are looked up.
@@ -100,7 +96,10 @@ class GroupIndex:
         for key in held:
             fresh[key] = fresh.pop(key)  # the longest unused stands first
         unknown = [key for key in distinct if key not in held] if held else list(distinct)
-        self._doubtful = {unknown[place] for place in self._known.find(read_prefixes(unknown))}
+        doubtful = [unknown[place] for place in self._known.find(read_prefixes(unknown))]
+        if doubtful and not self._columns.is_pruned:
+            doubtful = self._search.list_stored(connection, doubtful)
+        self._doubtful = set(doubtful)
         return linked | held | self._doubtful
 
     def _take_recent(self, keys: Sequence[bytes]) -> None:
@@ -124,12 +123,17 @@ class GroupIndex:
         met = self._known.mark(read_prefixes(keys))  # what is in memory is stored, and covered as long as it is
         claimed = ClaimedColumns(columns, keys, key_starts)
         others = b"".join(chain.from_iterable(other_keys))
-        return self._columns.meet(connection, claimed, met, company, others=others, held=self._fresh.keys())
+        meeting = self._columns.meet(connection, claimed, met, company, others=others, held=self._fresh.keys())
+        self._expected = keys, meeting.seen
+        return meeting
 
     def add_columns(self, singles: ColumnSingles) -> None:
         """Make spans visible that have no company by `expect_columns`. Before members of the batch are looked up."""
         self._arrived_columns.append(singles)
-        self._columns.add(singles, self._known.mark(read_prefixes(singles.rated.keys)))
+        keys, seen = self._expected
+        if singles.rated.keys is not keys:  # of some of the spans only
+            seen = self._known.mark(read_prefixes(singles.rated.keys))
+        self._columns.add(singles, seen)
 
     def open_keys(self, keys: Iterable[tuple[bytes, ...]]) -> None:
         """Take those of the expected keys into memory that are stored nowhere, for members to be added."""
@@ -140,6 +144,10 @@ class GroupIndex:
     def note_pruning(self) -> None:
         """From now on runs may lack keys of what was stored once."""
         self._columns.is_pruned = True
+
+    def list_days(self, connection: sqlite3.Connection, key: bytes) -> list[int]:
+        """Days under which a claim key may be booked."""
+        return list_booked_days(connection, self._search.find_of_any_day(connection, key))
 
     def may_be_stored(self, key: bytes) -> bool:
         """Whether an expected key, which is not in memory, may be in the ledger on any of the days remembered."""
@@ -263,6 +271,7 @@ class GroupIndex:
         """Drop everything in memory, after a transaction failed: the database alone says what is booked."""
         self._fresh.clear()
         self._columns.forget()
+        self._search.forget()
         self._stored.clear()
         self._members.clear()
         self._tables.clear()
@@ -299,6 +308,7 @@ class GroupIndex:
     def settle(self) -> None:
         """After a commit: its members are found in the database from now on; evict the longest unused keys."""
         covered = self._known.covered_from
+        self._search.settle()
         for singles in self._arrived_singles:
             newest = max(candidate.ended_nanos for candidate in singles.candidates)
             self._known.add(read_prefixes(singles.list_keys()[0]), newest // DAY_NANOS)
@@ -346,7 +356,7 @@ class GroupIndex:
             self._stored.move_to_end(place)
             return members
         day, key = place
-        rows = find_claims(connection, day, key)
+        rows = self._search.find(connection, day, key)
         members = self._load_members(connection, rows) if rows else []
         members = [member for member in members if key in member.keys and -1 <= member.day - day <= 1]
         # Members of the transaction in progress stand in memory only.

@@ -1,6 +1,6 @@
-"""Which claim keys may stand in the ledger, told without asking it: a bounded filter over the keys of recent days.
+"""Which claim keys may stand in the ledger, told without asking it: bounded filters over the keys of recent days.
 
-Never says no to a key that is stored; says yes to a few that are not, and those cost one query. Owns no SQL.
+Never says no to a key that is stored; says yes to a few that are not, and those cost a look-up. Owns no SQL.
 """
 
 from __future__ import annotations
@@ -8,80 +8,31 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from otelbill_collector.native.links import add_to_filter, find_in_filter
-from otelbill_collector.native.loading import find_library
+from otelbill_collector.ledger.key_filters import KeyFilter, Prefixes
 
-_PROBES = 7
-_BITS_PER_KEY = 32  # with seven probes about one key in 50,000 is taken for known and is not
+_BITS_PER_KEY = 16  # about one key in a thousand is taken for known and is not; `claim_search` tells for little which
+_BITS_PER_KEY_SMALL = 32  # one in 40,000: what small filters say wrongly adds up, what they take does not
 _FILTER_KEYS_MAX = 1 << 26
+_FILTER_KEYS_SMALL = 1 << 22
 _FILTER_KEYS_MIN = 1 << 14  # the first filters are small, so that a small ledger takes little memory
-_LINE_BITS = 512  # all probes of a key lie in one cache line
-_SLICE_BITS = 9  # of a hash, which choose a bit of the line
-_CHUNK_KEYS = 1 << 13  # at a time, so that their lines stay in the cache from one probe to the next
-_BIT = np.left_shift(np.uint8(1), np.arange(8, dtype=np.uint8))
-_MIX = np.uint64(0x9E3779B97F4A7C15)
-_THREE, _SEVEN, _HALF = np.uint64(3), np.uint64(7), np.uint64(32)
-
-Hashes = NDArray[np.uint64]
-Prefixes = NDArray[np.int64]  # first eight bytes of claim keys
+_GROWTH = 4  # how much more the next filter holds
 
 
-class _Filter:
-    """A Bloom filter. Claim keys are digests, so their own bits serve as hashes.
-
-    The native library sets and asks the same bits as the code here does without it.
-    """
+class _DayFilter:
+    """A filter, how many keys are in it, and the newest day of one."""
 
     def __init__(self, keys_max: int) -> None:
         self.keys_max = keys_max
         self.keys = 0
         self.newest_day = 0
-        lines = keys_max * _BITS_PER_KEY // _LINE_BITS + 1
-        self._line_count, self._lines = lines, np.uint64(lines)
-        self._bits: NDArray[np.uint8] = np.zeros(lines * _LINE_BITS >> 3, dtype=np.uint8)
+        bits = _BITS_PER_KEY if keys_max > _FILTER_KEYS_SMALL else _BITS_PER_KEY_SMALL
+        self._filter = KeyFilter(keys_max, bits)
+        self.mark = self._filter.mark
 
     def add(self, prefixes: Prefixes, newest_day: int) -> None:
         self.keys += len(prefixes)
         self.newest_day = max(self.newest_day, newest_day)
-        if find_library() is not None:
-            add_to_filter(self._bits, self._line_count, prefixes)
-            return
-        hashes = prefixes.astype(np.uint64)
-        for start in range(0, len(hashes), _CHUNK_KEYS):
-            line, mixed = self._locate(hashes[start : start + _CHUNK_KEYS])
-            for probe in range(_PROBES):
-                self._set_bits(_choose_bit(line, mixed, probe))
-
-    def _set_bits(self, place: Hashes) -> None:
-        """Of two bits in one byte an assignment keeps one; those that are missing afterwards are set again."""
-        while len(place):
-            cell, bit = place >> _THREE, _BIT[place & _SEVEN]
-            self._bits[cell] |= bit
-            place = place[(self._bits[cell] & bit) == 0]
-
-    def mark(self, prefixes: Prefixes, marks: NDArray[np.bool_]) -> None:
-        """Set the marks of those that may have been added. Most others are told by the first probe or two."""
-        if find_library() is not None:
-            find_in_filter(self._bits, self._line_count, prefixes, marks)
-            return
-        hashes = prefixes.astype(np.uint64)
-        found = np.arange(len(hashes))
-        line, mixed = self._locate(hashes)
-        for probe in range(_PROBES):
-            place = _choose_bit(line, mixed, probe)
-            hit = (self._bits[place >> _THREE] & _BIT[place & _SEVEN]) != 0
-            found, line, mixed = found[hit], line[hit], mixed[hit]
-            if not len(found):
-                break
-        marks[found] = True
-
-    def _locate(self, hashes: Hashes) -> tuple[Hashes, Hashes]:
-        """(first bit of the line, hash that chooses within it) of each: the upper halves, stretched over the lines."""
-        return ((hashes >> _HALF) * self._lines >> _HALF) * np.uint64(_LINE_BITS), hashes * _MIX
-
-
-def _choose_bit(line: Hashes, mixed: Hashes, probe: int) -> Hashes:
-    return line + (mixed >> np.uint64(64 - _SLICE_BITS * (probe + 1)) & np.uint64(_LINE_BITS - 1))
+        self._filter.add(prefixes)
 
 
 class KnownKeys:
@@ -89,7 +40,8 @@ class KnownKeys:
 
     def __init__(self, keys_max: int) -> None:
         self._keys_max = keys_max
-        self._filters: list[_Filter] = []
+        self._size = _FILTER_KEYS_MIN  # of the next filter
+        self._filters: list[_DayFilter] = []
         self.covered_from = 0
 
     def covers(self, day: int) -> bool:
@@ -108,6 +60,11 @@ class KnownKeys:
             here.add(part, newest_day)
             prefixes = prefixes[len(part) :]
 
+    def expect(self, count: int) -> None:
+        """So many keys come first, in order: a part of them lies close together, and would crowd in a small filter."""
+        while self._size < min(count, _FILTER_KEYS_MAX):
+            self._size *= _GROWTH
+
     def find(self, prefixes: Prefixes) -> list[int]:
         """Places in `prefixes` of the keys that may be stored, ascending."""
         places: list[int] = np.flatnonzero(self.mark(prefixes)).tolist()
@@ -120,14 +77,14 @@ class KnownKeys:
             item.mark(prefixes, marks)
         return marks
 
-    def _find_room(self) -> _Filter:
+    def _find_room(self) -> _DayFilter:
         last = self._filters[-1] if self._filters else None
         if last is not None and last.keys < last.keys_max:
             return last
-        size = min(last.keys_max * 4, _FILTER_KEYS_MAX) if last else _FILTER_KEYS_MIN
-        size = max(1, min(size, self._keys_max >> 2))  # a quarter, so that what is forgotten is not all
+        size = max(1, min(self._size, self._keys_max >> 2))  # a quarter, so that what is forgotten is not all
         while self._filters and self.size() + size > self._keys_max:
             forgotten = self._filters.pop(0)
             self.covered_from = max(self.covered_from, forgotten.newest_day + 1)
-        self._filters.append(_Filter(size))
+        self._size = min(self._size * _GROWTH, _FILTER_KEYS_MAX)
+        self._filters.append(_DayFilter(size))
         return self._filters[-1]

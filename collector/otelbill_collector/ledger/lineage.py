@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 from otelbill_collector.domain.ids import derive_event_id
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import UsageRecord
-from otelbill_collector.ledger.claim_runs import find_claims_of_any_day
 from otelbill_collector.ledger.compaction import IDS, find_folder, find_mark, list_files
 from otelbill_collector.ledger.identifiers import INDEXED, find_segments
 from otelbill_collector.ledger.journal import list_tables
@@ -50,10 +49,10 @@ def list_records_by_id(connection: sqlite3.Connection, identifier: str) -> list[
     return list_revisions(connection, {record.event_id for record in hits})
 
 
-def list_key_days(connection: sqlite3.Connection, key: bytes) -> list[int]:
-    """Days under which a claim key may be booked. Costs a search in every run of claim keys."""
+def list_booked_days(connection: sqlite3.Connection, places: Iterable[tuple[int, int]]) -> list[int]:
+    """Days on which the spans at (segment, position) ended."""
     positions: dict[int, list[int]] = {}
-    for segment_id, position in find_claims_of_any_day(connection, key):
+    for segment_id, position in places:
         positions.setdefault(segment_id, []).append(position)
     days: set[int] = set()
     for segment_id, found in positions.items():

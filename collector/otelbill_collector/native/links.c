@@ -2,7 +2,7 @@
  * Keys are digests: the first eight bytes of one serve as its hash. */
 #include "ob.h"
 
-/* ---- the filter of ledger/known_keys.py: seven bits of one cache line for each key ---- */
+/* ---- the filters of ledger/key_filters.py: seven bits of one cache line for each key ---- */
 
 #define PROBES 7
 #define LINE_BITS 512
@@ -10,7 +10,7 @@
 #define AHEAD 16 /* keys whose lines are fetched before the first of them is looked at */
 
 static inline u64 load_key(const u8 *keys, i64 stride, i64 n) { return ob_load64(keys + stride * n); }
-static inline u64 *find_line(u64 *bits, u64 lines, u64 key) { return bits + (((key >> 32) * lines) >> 32) * (LINE_BITS / 64); }
+static inline u64 line_place(u64 lines, u64 key) { return (((key >> 32) * lines) >> 32) * (LINE_BITS / 64); }
 
 static inline unsigned choose_bit(u64 mixed, int probe) {
     return (unsigned)(mixed >> (64 - SLICE_BITS * (probe + 1))) & (LINE_BITS - 1);
@@ -36,19 +36,25 @@ static inline int has_key(const u64 *line, u64 key) {
 /* `keys` are `stride` bytes apart; `bits` holds `lines` lines. */
 OB_API void ob_filter_add(u64 *bits, u64 lines, const u8 *keys, i64 stride, i64 count) {
     for (i64 n = 0; n < count; n++) {
-        if (n + AHEAD < count) __builtin_prefetch(find_line(bits, lines, load_key(keys, stride, n + AHEAD)), 1);
+        if (n + AHEAD < count) __builtin_prefetch(bits + line_place(lines, load_key(keys, stride, n + AHEAD)), 1);
         u64 key = load_key(keys, stride, n);
-        add_key(find_line(bits, lines, key), key);
+        add_key(bits + line_place(lines, key), key);
     }
 }
 
 /* Sets found[n] to 1 where the n-th key may have been added; leaves the others as they are. */
-OB_API void ob_filter_find(u64 *bits, u64 lines, const u8 *keys, i64 stride, i64 count, u8 *found) {
+OB_API void ob_filter_find(const u64 *bits, u64 lines, const u8 *keys, i64 stride, i64 count, u8 *found) {
     for (i64 n = 0; n < count; n++) {
-        if (n + AHEAD < count) __builtin_prefetch(find_line(bits, lines, load_key(keys, stride, n + AHEAD)), 0);
+        if (n + AHEAD < count) __builtin_prefetch(bits + line_place(lines, load_key(keys, stride, n + AHEAD)), 0);
         u64 key = load_key(keys, stride, n);
-        if (has_key(find_line(bits, lines, key), key)) found[n] = 1;
+        if (has_key(bits + line_place(lines, key), key)) found[n] = 1;
     }
+}
+
+/* The same for many filters, whose bits stand at the given addresses: a row of `found` for each. */
+OB_API void ob_filters_find(i64 filters, const u64 *addresses, const u64 *lines, const u8 *keys, i64 stride, i64 count, u8 *found) {
+    for (i64 n = 0; n < filters; n++)
+        ob_filter_find((const u64 *)(uintptr_t)addresses[n], lines[n], keys, stride, count, found + n * count);
 }
 
 /* ---- runs of ledger/claim_runs.py: entries of 16 bytes, in the order of a signed key ---- */

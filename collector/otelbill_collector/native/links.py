@@ -1,4 +1,4 @@
-"""Wraps links.c: the filter over claim keys, the order of entries, keys in memory, and which spans have company.
+"""Wraps links.c: filters over claim keys, the order of entries, keys in memory, and which spans have company.
 
 Owns how arrays are handed over. Call these only where `find_library` found one.
 """
@@ -6,6 +6,7 @@ Owns how arrays are handed over. Call these only where `find_library` found one.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,18 @@ def add_to_filter(bits: NDArray[np.uint8], lines: int, prefixes: Prefixes) -> No
 def find_in_filter(bits: NDArray[np.uint8], lines: int, prefixes: Prefixes, found: NDArray[np.bool_]) -> None:
     """Set `found` where a key may have been added, and leave the rest of it as it is."""
     _library().ob_filter_find(_at(bits), ctypes.c_uint64(lines), *_list_keys(prefixes), _at(found))
+
+
+def find_in_filters(
+    filters: Sequence[tuple[NDArray[np.uint8], int]], prefixes: Prefixes, found: NDArray[np.bool_]
+) -> None:
+    """The same for filters of (bits, lines): `found` is [filters, keys]."""
+    if found.shape != (len(filters), len(prefixes)):
+        raise ValueError("there is no mark for each filter and key")
+    addresses = np.array([point_at(bits) for bits, _ in filters], dtype=np.uint64)
+    lines = np.array([count for _, count in filters], dtype=np.uint64)
+    tables = ctypes.c_int64(len(filters)), _at(addresses), _at(lines)
+    _library().ob_filters_find(*tables, *_list_keys(prefixes), _at(found))
 
 
 def sort_entries(entries: NDArray[Any]) -> None:

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otelbill_collector.ledger import claim_runs, known_keys
+from otelbill_collector.ledger import claim_runs, key_filters
 from otelbill_collector.ledger.claim_runs import (
     append_claims,
     find_claims,
-    list_recent_prefixes,
+    list_recent_runs,
     merge_claims,
     merge_waiting,
     read_prefixes,
@@ -96,7 +96,7 @@ def test_keys_written_before_there_were_runs_are_found(ledger: sqlite3.Connectio
     ledger.execute("INSERT INTO claim_key VALUES (?, ?, 7, 3)", (DAY, make_key(1)))
     append_claims(ledger, 8, [make_key(1)], [0], {DAY})
     assert sorted(find_claims(ledger, DAY + 1, make_key(1))) == [(7, 3), (8, 0)]
-    days = list(list_recent_prefixes(ledger, 1_000))
+    days = list(list_recent_runs(ledger, 1_000))
     assert days[-1] == (DAY, None), "its days must not be taken for known"
 
 
@@ -132,6 +132,16 @@ def test_most_new_keys_need_no_query() -> None:
     assert len(found) < 200
 
 
+def test_keys_that_come_in_order_are_told_apart_as_well() -> None:
+    """Guarantee: a filter that is filled from sorted runs, as at a start, takes no more strangers for known."""
+    known = KnownKeys(10_000_000)
+    known.expect(100_000)
+    for start in range(0, 100_000, 20_000):
+        known.add(np.sort(read_prefixes([make_key(number) for number in range(start, start + 20_000)])), DAY)
+    found = known.find(read_prefixes([make_key(number) for number in range(200_000, 220_000)]))
+    assert len(found) < 20
+
+
 @pytest.mark.skipif(find_library() is None, reason="the native library is not built")
 @pytest.mark.parametrize("keys_max", [1, 700, 1 << 16])
 def test_the_filter_has_the_same_bits_with_and_without_the_library(
@@ -140,15 +150,15 @@ def test_the_filter_has_the_same_bits_with_and_without_the_library(
     """Guarantee: what one way added the other finds, bit for bit, whatever the distance between keys."""
     keys = [make_key(number) for number in range(5_000)]
     asked = read_prefixes([make_key(number) for number in range(4_000, 9_000)])
-    native, plain = known_keys._Filter(keys_max), known_keys._Filter(keys_max)
-    native.add(read_prefixes(keys), DAY)
+    native, plain = key_filters.KeyFilter(keys_max, 20), key_filters.KeyFilter(keys_max, 20)
+    native.add(read_prefixes(keys))
     found = [np.zeros(len(asked), dtype=np.bool_) for _ in range(3)]
     native.mark(asked, found[0])
     native.mark(np.ascontiguousarray(asked), found[1])
-    monkeypatch.setattr(known_keys, "find_library", lambda: None)
-    plain.add(read_prefixes(keys), DAY)
+    monkeypatch.setattr(key_filters, "find_library", lambda: None)
+    plain.add(read_prefixes(keys))
     plain.mark(asked, found[2])
-    assert (native._bits == plain._bits).all()
+    assert (native.bits == plain.bits).all()
     assert (found[0] == found[1]).all()
     assert (found[0] == found[2]).all()
 
