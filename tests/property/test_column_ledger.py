@@ -137,3 +137,17 @@ def test_recorded_spans_by_columns_are_booked_as_span_by_span(tmp_path: Path, sh
     assert list_records(by_columns) == list_records(singly)
     by_columns.close()
     singly.close()
+
+
+@pytest.mark.parametrize("scope", ["tests", "framework"])
+def test_equal_calls_of_one_emitter_go_by_columns_whichever_way_the_first_came(tmp_path: Path, scope: str) -> None:
+    """The first call of a kind is read by the rules; later ones with the same numbers at the same time are no company
+    of it where the emitter is the same, and are where it is not.
+    """
+    books = CountedBooks(tmp_path)
+    kind = chat("kind", tokens=(7, 3), response="none", scope="framework")
+    twins = [chat(f"twin-{number}", response="none", scope="tests") for number in range(4)]  # too short for an id
+    for span in (kind, *twins, chat("last", response="none", scope=scope)):
+        books.carry([build_request([span])])
+    assert books.in_columns == (4 if scope == "tests" else 3)
+    books.close()

@@ -69,17 +69,18 @@ def book_columns(
     if told:
         settled &= ~_find_told(events, told)
     decided = _decide(columns, settled, meeting.earlier, rules)
-    rest = np.flatnonzero(~decided.rows)
+    rest, seen = np.flatnonzero(~decided.rows), meeting.seen
     if len(rest) == len(columns):
         return Parted(None, rest)
     if len(rest):
         rows = np.flatnonzero(decided.rows)
         sizes = np.diff(key_starts)
+        theirs = np.repeat(decided.rows, sizes)
         columns, events, decided = columns.take(rows), events[rows], decided.take(rows)
-        keys = keys[np.repeat(np.isin(np.arange(len(sizes)), rows, assume_unique=True), sizes)]
+        keys, seen = keys[theirs], seen[theirs]
         key_starts = np.concatenate(([0], np.cumsum(sizes[rows]))).astype(np.int32)
     singles = ColumnSingles(_rate(columns, decided, events, keys, key_starts, rules))
-    index.add_columns(singles)
+    index.add_columns(singles, seen)
     return Parted(singles, rest)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,10 +32,11 @@ class ClaimedColumns(NamedTuple):
 
 
 class Meeting(NamedTuple):
-    """Which spans in columns have company, and the earlier spans of the others' traces."""
+    """Which spans in columns have company, the earlier spans of the others' traces, and which keys were seen before."""
 
     company: NDArray[np.bool_]
     earlier: list[Earlier]
+    seen: NDArray[np.bool_]
 
 
 class ColumnCompany:
@@ -66,39 +67,47 @@ class ColumnCompany:
         spans, keys, key_starts = claimed
         emitters = self.recent.find_emitters(spans)
         earlier: list[Earlier] = []
+        seen = met.copy()
         if met.any():
             last = self.recent.meet(keys, key_starts, emitters, met)
             self._twins.meet(keys, key_starts, emitters, met)
-            self._clear_strangers(connection, keys, met, held)
+            self._clear_strangers(connection, keys, (met, seen), held)
             if last.any():
                 earlier, missing = self.recent.list_earlier(last)
                 company |= missing
         find_company(keys, key_starts, emitters, met, others, company)
-        return Meeting(company, earlier)
+        return Meeting(company, earlier, seen)
 
     def _clear_strangers(
-        self, connection: sqlite3.Connection, keys: Bytes, met: NDArray[np.bool_], held: Collection[bytes]
+        self,
+        connection: sqlite3.Connection,
+        keys: Bytes,
+        marks: tuple[NDArray[np.bool_], ...],
+        held: Collection[bytes],
     ) -> None:
         """Unmark keys that the filter took for stored ones and that no run has. A look-up each, so only for a few."""
-        places = np.flatnonzero(met)
+        places = np.flatnonzero(marks[0])
         if self.is_pruned or len(places) > _STRANGERS_MAX:
             return
         for place in places.tolist():
             key = keys[place].tobytes()
             if key not in held and not find_claims_of_any_day(connection, key):
-                met[place] = False
+                for mark in marks:
+                    mark[place] = False
 
-    def add(self, singles: ColumnSingles, met: NDArray[np.bool_]) -> None:
-        """Hold the keys of spans without company; those that are `met` were seen before."""
-        self.recent.add(singles, met)
-        self._twins.note(singles.rated.keys, self.recent.repeat_emitters(singles), met)
+    def add(self, singles: ColumnSingles, seen: NDArray[np.bool_]) -> None:
+        """Hold the keys of spans without company; `seen` by `meet`, of each key."""
+        emitters = self.recent.repeat_emitters(singles)
+        self.recent.add(singles, emitters, seen)
+        self._twins.note(singles.rated.keys, emitters, seen)
 
-    def note_others(self, spans: Iterable[tuple[str, tuple[bytes, ...]]]) -> None:
-        """Emitter and keys of spans that did not come in columns: they count where something is known of a twin key."""
-        found = [(emitter, key) for emitter, keys in spans for key in keys if is_twin_key(key)]
-        if found and find_library() is not None:
-            emitters = np.array([self.recent.number_emitter(emitter) for emitter, _ in found], dtype=np.int32)
-            self._twins.note(join_keys([key for _, key in found]), emitters, np.ones(len(found), dtype=np.bool_))
+    def note_others(self, found: Sequence[tuple[str, bytes, bool]]) -> None:
+        """Emitter and key of spans that did not come in columns, and whether the key was seen before."""
+        twins = [item for item in found if is_twin_key(item[1])]
+        if twins and find_library() is not None:
+            emitters = np.array([self.recent.number_emitter(emitter) for emitter, _, _ in twins], dtype=np.int32)
+            seen = np.array([known for _, _, known in twins], dtype=np.bool_)
+            self._twins.note(join_keys([key for _, key, _ in twins]), emitters, seen)
 
     def forget(self) -> None:
         """Drop everything."""

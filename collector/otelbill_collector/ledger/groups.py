@@ -126,10 +126,12 @@ class GroupIndex:
         others = b"".join(chain.from_iterable(other_keys))
         return self._columns.meet(connection, claimed, met, company, others=others, held=self._fresh.keys())
 
-    def add_columns(self, singles: ColumnSingles) -> None:
-        """Make spans visible that have no company by `expect_columns`. Before members of the batch are looked up."""
+    def add_columns(self, singles: ColumnSingles, seen: NDArray[np.bool_]) -> None:
+        """Make spans visible that have no company by `expect_columns`, which also says which keys were `seen`.
+        Before members of the batch are looked up.
+        """
         self._arrived_columns.append(singles)
-        self._columns.add(singles, self._known.mark(read_prefixes(singles.rated.keys)))
+        self._columns.add(singles, seen)
 
     def open_keys(self, keys: Iterable[tuple[bytes, ...]]) -> None:
         """Take those of the expected keys into memory that are stored nowhere, for members to be added."""
@@ -154,7 +156,10 @@ class GroupIndex:
         """Make spans visible that stand alone, after `expect` linked none of their keys."""
         self._arrived_singles.append(singles)
         self._singles.add(singles)
-        self._columns.note_others((c.emitter, keys) for c, keys in zip(singles.candidates, singles.keys, strict=True))
+        self._columns.note_others(
+            [(span.emitter, key, False) for span, keys in zip(singles.candidates, singles.keys, strict=True)
+             for key in keys]
+        )  # fmt: skip
         fresh = self._fresh
         for number, keys in enumerate(singles.keys):
             row = (singles, number)
@@ -245,7 +250,9 @@ class GroupIndex:
 
     def add_member(self, member: Member) -> None:
         """Make a new member visible under its keys, in its day and the neighbouring ones."""
-        self._columns.note_others([(member.candidate.emitter, member.keys)])
+        unseen = [fresh is not None and not fresh for fresh in map(self._find_fresh, member.keys)]
+        emitter = member.candidate.emitter
+        self._columns.note_others([(emitter, key, not new) for key, new in zip(member.keys, unseen, strict=True)])
         self._members[member.event_id] = member
         self._arrived.append(member)
         covered = self._known.covers(member.day)
