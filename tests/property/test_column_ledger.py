@@ -12,7 +12,7 @@ import pytest
 from otelbill_collector.domain.records import Answer, UsageRecord
 from otelbill_collector.ledger.journal import list_tables
 from otelbill_collector.ledger.segments import build_record
-from otelbill_collector.pipeline import Request, carry_batch
+from otelbill_collector.pipeline import Request, book_batch, join_batches, read_batch
 from tests.books import NOW, TestBooks
 from tests.corpus import build_body, load_cases, parse_sent
 from tests.spans import SECOND, T0, TestSpan, build_request, chat
@@ -89,9 +89,16 @@ class CountedBooks(TestBooks):
     """Books that count the spans booked by columns."""
 
     in_columns = 0
+    batches = 0
 
     def carry(self, bodies: Sequence[bytes], now: int = NOW) -> tuple[Answer, ...]:
-        carried = carry_batch([Request(body, now) for body in bodies], self.stages, now)
+        requests = [Request(body, now) for body in bodies]
+        self.batches += 1
+        cut = self.batches % (len(requests) + 1)  # what is read apart is booked together
+        parts = [read_batch(part, self.stages) for part in (requests[:cut], requests[cut:]) if part]
+        batch, joined = join_batches(parts)
+        assert joined == len(parts)
+        carried = book_batch(batch, self.stages, now)
         if carried.posted is not None and carried.posted.booking.columns is not None:
             self.in_columns += len(carried.posted.booking.columns)
         return carried.answers

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from otelbill_collector.domain.identified_columns import IdentifiedColumns
 from otelbill_collector.domain.ids import is_twin_key
-from otelbill_collector.domain.span_columns import Bytes, Int32s, SpanColumns
+from otelbill_collector.domain.span_columns import Bytes
 from otelbill_collector.ledger.claim_runs import find_claims_of_any_day
 from otelbill_collector.ledger.members import ColumnSingles, join_keys
 from otelbill_collector.ledger.recent_keys import Earlier, RecentKeys
@@ -21,14 +22,6 @@ from otelbill_collector.native.loading import find_library
 _STRANGERS_MAX = 64
 _RECENT_SHARE = 4  # as many keys of spans in columns as of others are held: they take a tenth of the memory
 _TWIN_SHARE = 20  # and so many of which only the emitter is known, 16 bytes each
-
-
-class ClaimedColumns(NamedTuple):
-    """Spans, their claim keys [m, 16] span by span, and where the keys of each begin [n + 1]."""
-
-    spans: SpanColumns
-    keys: Bytes
-    key_starts: Int32s
 
 
 class Meeting(NamedTuple):
@@ -50,7 +43,7 @@ class ColumnCompany:
     def meet(
         self,
         connection: sqlite3.Connection,
-        claimed: ClaimedColumns,
+        identified: IdentifiedColumns,
         met: NDArray[np.bool_],
         company: NDArray[np.bool_],
         *,
@@ -64,8 +57,8 @@ class ColumnCompany:
 
         The others are, with those of their trace in these columns and the earlier ones that are given, whole groups.
         """
-        spans, keys, key_starts = claimed
-        emitters = self.recent.find_emitters(spans)
+        keys, key_starts = identified.keys, identified.key_starts
+        emitters = self.recent.find_emitters(identified.spans)
         earlier: list[Earlier] = []
         seen = met.copy()
         if met.any():

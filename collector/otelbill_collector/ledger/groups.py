@@ -19,18 +19,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from otelbill_collector.domain.identified_columns import IdentifiedColumns
 from otelbill_collector.domain.ids import is_twin_key
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.domain.retention import EvidencePruned
-from otelbill_collector.domain.span_columns import Bytes, Int32s, SpanColumns
 from otelbill_collector.domain.usage import Candidate
 from otelbill_collector.ledger.claim_runs import (
     find_claims,
     list_recent_prefixes,
     read_prefixes,
 )
-from otelbill_collector.ledger.column_company import ClaimedColumns, ColumnCompany, Meeting
+from otelbill_collector.ledger.column_company import ColumnCompany, Meeting
 from otelbill_collector.ledger.id_sets import IdSet, pack_ids
 from otelbill_collector.ledger.known_keys import KnownKeys
 from otelbill_collector.ledger.members import ColumnSingles, Member, Row, Singles
@@ -112,19 +112,16 @@ class GroupIndex:
     def expect_columns(
         self,
         connection: sqlite3.Connection,
-        columns: SpanColumns,
-        keys: Bytes,
-        key_starts: Int32s,
+        columns: IdentifiedColumns,
         other_keys: Sequence[tuple[bytes, ...]],
     ) -> Meeting:
         """Which spans in columns have company that only rules can judge, see `ColumnCompany.meet`. `other_keys` are
         those of the batch's other spans. A span has company, too, when the filter does not cover its day.
         """
-        company: NDArray[np.bool_] = columns.ended_nanos < self.covered_from_nanos
-        met = self._known.mark(read_prefixes(keys))  # what is in memory is stored, and covered as long as it is
-        claimed = ClaimedColumns(columns, keys, key_starts)
+        company: NDArray[np.bool_] = columns.spans.ended_nanos < self.covered_from_nanos
+        met = self._known.mark(read_prefixes(columns.keys))  # what is in memory is stored, and covered as long as it is
         others = b"".join(chain.from_iterable(other_keys))
-        return self._columns.meet(connection, claimed, met, company, others=others, held=self._fresh.keys())
+        return self._columns.meet(connection, columns, met, company, others=others, held=self._fresh.keys())
 
     def add_columns(self, singles: ColumnSingles, seen: NDArray[np.bool_]) -> None:
         """Make spans visible that have no company by `expect_columns`, which also says which keys were `seen`.
