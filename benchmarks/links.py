@@ -16,13 +16,13 @@ import time
 from collections import defaultdict
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from otelbill_collector.decode.column_keys import derive_keys
 from otelbill_collector.decode.reasons import Reason
+from otelbill_collector.domain.identified_columns import IdentifiedColumns
 from otelbill_collector.domain.usage import INPUT_TOKENS, OUTPUT_TOKENS, REQUESTS, Candidate, Role
 from otelbill_collector.ledger.claim_runs import append_claims, merge_waiting
 from otelbill_collector.ledger.column_ids import derive_events, derive_records, digest_contents
@@ -71,18 +71,19 @@ def measure(*, spans: int, batches: int, twins: bool) -> dict[str, Any]:
             events = derive_events(columns)
             derive_records(events)
             now = clock("ids", now)
-            digest_contents(columns)
+            contents = digest_contents(columns)
             now = clock("content digests", now)
-            keys, starts = derive_keys(columns)
+            identified = IdentifiedColumns(columns, events, contents, *derive_keys(columns))
             now = clock("claim keys", now)
-            company = index.expect_columns(columns, keys, starts, [])
+            meeting = store.read(lambda c, i=identified: index.expect_columns(c, i, []))  # type: ignore[misc]
             clock("look-up", now)
-            sizes = np.diff(starts)
-            keys, rows = keys[np.repeat(~company, sizes)], np.flatnonzero(~company)
-            starts = np.concatenate(([0], np.cumsum(sizes[rows]))).astype(np.int32)
+            rows = np.flatnonzero(~meeting.company)
+            seen = meeting.seen[np.repeat(~meeting.company, np.diff(identified.key_starts))]
+            alone = identified.take(rows)
+            keys, starts = alone.keys, alone.key_starts
             keys_made += len(keys)
             now = time.process_time_ns()
-            index.add_columns(ColumnSingles(SimpleNamespace(keys=keys, key_starts=starts, spans=columns)))  # type: ignore[arg-type]
+            index.add_columns(ColumnSingles(alone), seen)  # type: ignore[arg-type]
             now = clock("table in memory", now)
             index.settle()
             now = clock("filter", now)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from otelbill_collector.domain.identified_columns import IdentifiedColumns
 from otelbill_collector.domain.records import DeadLetter
-from otelbill_collector.domain.span_columns import SpanColumns
 from otelbill_collector.domain.usage import Candidate
 from otelbill_collector.ledger.booking import Booking, Outcome
 from otelbill_collector.ledger.books import Books, Posted
@@ -29,15 +29,15 @@ class ColumnBooks(Books):
         arrivals: Arrivals,
         letters: Sequence[DeadLetter],
         now_nanos: int,
-        columns: SpanColumns | None = None,
+        columns: IdentifiedColumns | None = None,
     ) -> Posted:
         """As in Books, with the outcomes in the order of `arrivals`, which are all there is."""
         assert columns is None
         fit = [number for number, (candidate, _) in enumerate(arrivals) if fits_columns(candidate)]
         others = sorted(set(range(len(arrivals))).difference(fit))
-        columns = build_columns([arrivals[n][0] for n in fit], [arrivals[n][1] for n in fit])
-        columns.request = np.array(fit, dtype=np.int32)
-        posted = super().post([arrivals[n] for n in others], letters, now_nanos, columns)
+        spans = build_columns([arrivals[n][0] for n in fit], [arrivals[n][1] for n in fit])
+        spans.request = np.array(fit, dtype=np.int32)
+        posted = super().post([arrivals[n] for n in others], letters, now_nanos, self.identify(spans))
         outcomes = [Outcome.ACCEPTED] * len(arrivals)
         for number, outcome in zip([*others, *posted.booking.rest_requests], posted.booking.outcomes, strict=True):
             outcomes[number] = outcome

@@ -40,7 +40,7 @@ from otelbill_collector.export.stripe.pace import Pacer
 from otelbill_collector.export.stripe.ports import StripeProblem
 from otelbill_collector.export.stripe.reconcile import StripeReconciler
 from otelbill_collector.export.stripe.settings import MeteringMode, StripeSettings
-from otelbill_collector.ingest import GroupCommitter
+from otelbill_collector.ingest import GroupCommitter, Pipeline
 from otelbill_collector.isolation import Isolator
 from otelbill_collector.jobs import Housekeeper, Job
 from otelbill_collector.ledger.booking import Alone
@@ -65,7 +65,7 @@ from otelbill_collector.listeners import (
 )
 from otelbill_collector.native.loading import find_library
 from otelbill_collector.operations import NoStripe, Operations, OtherPrices, StripeDesk, render_status
-from otelbill_collector.pipeline import Carried, Limits, Request, Stages, carry_batch
+from otelbill_collector.pipeline import Batch, Carried, Limits, Request, Stages, book_batch, read_batch
 from otelbill_collector.receive.admission import Admission, ReceiveLimits
 from otelbill_collector.receive.connections import BoundedProtocol, ConnectionBook
 from otelbill_collector.receive.direct import DirectListener
@@ -212,7 +212,7 @@ class Sidecar:
     def _wire(self) -> None:
         config = self._config
         self._stages = build_stages(config, self._store)
-        self._writer_stages = replace(self._stages, scanner=Scanner() if find_library() else None)
+        self._reader_stages = replace(self._stages, scanner=Scanner() if find_library() else None)
         try:
             desk = build_desk(config, self._store)
         except (StripePackageMissing, StripeTooEarly) as error:
@@ -225,18 +225,14 @@ class Sidecar:
         )
         self._metrics = SidecarMetrics(self._load_levels)
         limits = config.limits
-        bounds = ReceiveLimits(
-            limits.body_bytes,
-            limits.decompressed_bytes,
-            limits.inflight_bytes,
-            waiting_calls_max=limits.waiting_calls,
-        )
+        sizes = limits.body_bytes, limits.decompressed_bytes, limits.inflight_bytes
+        bounds = ReceiveLimits(*sizes, waiting_calls_max=limits.waiting_calls)
         self._admission = Admission(bounds, config.tokens, self._metrics.count_refusal)
         self._grpc = OtlpGrpc(self._submit, self._admission, self._metrics.count_request)
         self._books = [ConnectionBook(limits.connections, self._metrics.count_refusal) for _ in range(2)]
         self._forwarder = self._build_forwarder()
         self._committer = GroupCommitter(
-            self._carry,
+            Pipeline(lambda requests: read_batch(requests, self._reader_stages), self._book, self._carry),
             observe=self._observe,
             isolate=Isolator(self._carry, self._keep_letters).isolate,
             batch_bytes_max=_BATCH_BYTES_MAX,
@@ -352,9 +348,12 @@ class Sidecar:
         """Any: Future[Answer], named so by the receivers."""
         return self._committer.submit(Request(body, self._clock()))
 
-    def _carry(self, requests: Sequence[Request]) -> Carried:
+    def _book(self, batch: Batch) -> Carried:
         with self._metrics.commit_seconds.time():
-            return carry_batch(requests, self._writer_stages, self._clock())
+            return book_batch(batch, self._stages, self._clock())
+
+    def _carry(self, requests: Sequence[Request]) -> Carried:
+        return self._book(read_batch(requests, self._stages))
 
     def _keep_letters(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
         return self._stages.books.post((), letters, self._clock()).kept

@@ -1,4 +1,4 @@
-"""Group commit: the next commit takes all that arrived during the last one. Owns the writer thread and its queue.
+"""Group commit: the next commit takes all that arrived during the last one. Owns the two threads and their queues.
 
 A request's future is resolved only after its transaction is durable. When the store refuses (disk full, read-only),
 every request of the batch is refused as retryable, nothing is acknowledged, and the next batch tries again.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from otelbill_collector.domain.records import Answer, Refused
 from otelbill_collector.isolation import STORE_FAULTS, Isolated
-from otelbill_collector.pipeline import Carried, Request
+from otelbill_collector.pipeline import Batch, Carried, Request, join_batches
 
 _log = logging.getLogger("otelbill.ingest")
 
@@ -30,33 +30,56 @@ class Pending:
     answer: Future[Answer]
 
 
-class GroupCommitter:
-    """One writer thread. `carry` is the pipeline; `observe` sees each committed batch (metrics, forwarding).
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """The way of requests in two halves, the first of which asks no ledger, and the whole of it for one at a time."""
 
-    `isolate` carries a request that trips a fault of ours, without the spans that are at fault.
+    read: Callable[[Sequence[Request]], Batch]
+    book: Callable[[Batch], Carried]
+    carry: Callable[[Sequence[Request]], Carried]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """Requests that wait for their commit, and what was read of them, or why they could not be read together."""
+
+    pending: Sequence[Pending]
+    read: Batch | Exception
+
+
+class GroupCommitter:
+    """A reader and a writer thread: a batch is read while the one before it is booked.
+
+    `observe` sees each committed batch (metrics, forwarding). `isolate` carries a request that trips a fault of ours,
+    without the spans that are at fault.
     """
 
     def __init__(
         self,
-        carry: Callable[[Sequence[Request]], Carried],
+        pipeline: Pipeline,
         *,
         observe: Callable[[Sequence[Request], Carried], None],
         isolate: Callable[[Request, Exception], Isolated],
         batch_bytes_max: int,
         linger_seconds: float,
     ) -> None:
-        self._carry = carry
+        self._pipeline = pipeline
         self._observe = observe
         self._isolate = isolate
         self._batch_bytes_max = batch_bytes_max
         self._linger_seconds = linger_seconds
         # Bounded by the admission of bytes in flight, which every receiver asks before it submits.
         self._queue: queue.SimpleQueue[Pending | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="otelbill-writer")
+        self._ready: list[_Ready] = []
+        self._has_ended = False
+        self._changed = threading.Condition()  # guards the two
+        self._reader = threading.Thread(target=self._run_reader, name="otelbill-reader")
+        self._writer = threading.Thread(target=self._run_writer, name="otelbill-writer")
 
     def start(self) -> None:
-        """Start the writer."""
-        self._thread.start()
+        """Start both threads."""
+        self._reader.start()
+        self._writer.start()
 
     def submit(self, request: Request) -> Future[Answer]:
         """Queue a request; the future gives its answer after the commit, or raises Refused."""
@@ -67,72 +90,115 @@ class GroupCommitter:
         return pending.answer
 
     def stop(self) -> None:
-        """Commit everything submitted so far, then end the writer."""
+        """Commit everything submitted so far, then end the threads."""
         self._queue.put(None)
-        self._thread.join()
+        self._reader.join()
+        self._writer.join()
 
-    def _run(self) -> None:
+    def _run_reader(self) -> None:
         stopping = False
         while not stopping:
-            batch, stopping = self._take_batch()
-            if batch:
-                self._commit(batch)
+            pending, stopping = self._take_waiting()
+            read = [self._read(pending)] if pending else []
+            with self._changed:
+                self._ready += read
+                self._has_ended = stopping
+                self._changed.notify()
 
-    def _take_batch(self) -> tuple[list[Pending], bool]:
+    def _read(self, pending: Sequence[Pending]) -> _Ready:
+        try:
+            return _Ready(pending, self._pipeline.read([item.request for item in pending]))
+        except Exception as fault:  # noqa: BLE001 the writer isolates it
+            return _Ready(pending, fault)
+
+    def _run_writer(self) -> None:
+        while (ready := self._take_ready()) is not None:
+            self._commit(ready)
+
+    def _take_ready(self) -> _Ready | None:
+        """All that is read and goes together, or one part that could not be read; None at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._has_ended)
+            sound: list[Batch] = []
+            for ready in self._ready:
+                if isinstance(ready.read, Exception):
+                    break
+                sound.append(ready.read)
+            if not sound:
+                return self._ready.pop(0) if self._ready else None
+            batch, count = join_batches(sound)
+            pending = [item for ready in self._ready[:count] for item in ready.pending]
+            del self._ready[:count]
+            return _Ready(pending, batch)
+
+    def _take_waiting(self) -> tuple[list[Pending], bool]:
         first = self._queue.get()
         if first is None:
             return [], True
-        batch, size = [first], len(first.request.body)
-        # One linger for the batch: were it counted from each arrival, a steady trickle would put off the commit.
+        taken, size = [first], len(first.request.body)
+        # One linger for all: were it counted from each arrival, a steady trickle would put off the commit.
         deadline = time.monotonic() + self._linger_seconds
         while size < self._batch_bytes_max:
             try:
                 item = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                return batch, False
+                return taken, False
             if item is None:
-                return batch, True
-            batch.append(item)
+                return taken, True
+            taken.append(item)
             size += len(item.request.body)
-        return batch, False
+        return taken, False
 
-    def _commit(self, batch: Sequence[Pending]) -> None:
+    def _commit(self, batch: _Ready) -> None:
         try:
-            carried = self._carry([item.request for item in batch])
+            if isinstance(batch.read, Exception):
+                raise batch.read
+            carried = self._pipeline.book(batch.read)
         except sqlite3.OperationalError as error:
-            _log.error("the ledger refuses to write, senders are asked to retry: %s", error)
-            self._refuse(batch, f"the ledger cannot be written now: {error}")
+            self._refuse_all(batch.pending, error)
         except Exception as error:  # noqa: BLE001 reported below; the senders keep their requests
-            self._isolate_fault(batch, error)
+            self._isolate_fault(batch.pending, error)
         else:
-            for item, answer in zip(batch, carried.answers, strict=True):
-                item.answer.set_result(answer)
-            self._report([item.request for item in batch], carried)
+            self._settle(batch.pending, carried)
 
-    def _isolate_fault(self, batch: Sequence[Pending], error: Exception) -> None:
+    def _settle(self, pending: Sequence[Pending], carried: Carried) -> None:
+        for item, answer in zip(pending, carried.answers, strict=True):
+            item.answer.set_result(answer)
+        self._report([item.request for item in pending], carried)
+
+    def _isolate_fault(self, pending: Sequence[Pending], fault: Exception) -> None:
         """A fault of ours must not keep neighbours out: requests are committed one by one, then around the spans."""
-        if len(batch) > 1:
-            for item in batch:
-                self._commit([item])
+        if len(pending) == 1:
+            self._carry_around(pending[0], fault)
             return
-        (item,) = batch
+        for item in pending:
+            try:
+                carried = self._pipeline.carry([item.request])
+            except sqlite3.OperationalError as error:
+                self._refuse_all([item], error)
+            except Exception as error:  # noqa: BLE001 reported there
+                self._carry_around(item, error)
+            else:
+                self._settle([item], carried)
+
+    def _carry_around(self, item: Pending, error: Exception) -> None:
         try:
             isolated = self._isolate(item.request, error)
         except STORE_FAULTS as fault:
-            _log.error("the ledger refuses to write, the sender is asked to retry: %s", fault)
-            self._refuse(batch, f"the ledger cannot be written now: {fault}")
+            self._refuse_all([item], fault)
         except Exception as fault:  # noqa: BLE001 logged with its traceback; the sender keeps its request
             _log.error("a request could not be booked and stays with its sender", exc_info=fault)
-            self._refuse(batch, f"internal error {type(fault).__name__}; see the collector's log")
+            item.answer.set_exception(Refused(f"internal error {type(fault).__name__}; see the collector's log"))
         else:
             item.answer.set_result(isolated.answer)
             _log.error("a request was booked around the spans that tripped a fault", exc_info=error)
             for part in isolated.parts:
                 self._report([part.request], part.carried)
 
-    def _refuse(self, batch: Sequence[Pending], why: str) -> None:
-        for item in batch:
-            item.answer.set_exception(Refused(why))
+    def _refuse_all(self, pending: Sequence[Pending], fault: Exception) -> None:
+        _log.error("the ledger refuses to write, senders are asked to retry: %s", fault)
+        for item in pending:
+            item.answer.set_exception(Refused(f"the ledger cannot be written now: {fault}"))
 
     def _report(self, requests: Sequence[Request], carried: Carried) -> None:
         try:

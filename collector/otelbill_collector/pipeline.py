@@ -1,6 +1,7 @@
 """The path of one token count through the sidecar, top to bottom. Owns the order of the stages and nothing else.
 
-wire bytes -> spans -> candidates -> bookings -> receipt. A batch is all requests that arrived during the last commit.
+wire bytes -> spans -> candidates -> bookings -> receipt. A batch is all requests that arrived during the last commit;
+it is read, which asks no ledger, while the one before it is booked.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from otelbill_collector.decode.redaction import redact_span
 from otelbill_collector.decode.scanner import Scanner
 from otelbill_collector.decode.spans import SpanView
 from otelbill_collector.decode.wire import MalformedRequest, decode_request
+from otelbill_collector.domain.identified_columns import IdentifiedColumns, join_identified
 from otelbill_collector.domain.ids import digest_parts
 from otelbill_collector.domain.records import Answer, DeadLetter, Receipt, Rejection
-from otelbill_collector.domain.span_columns import SpanColumns
 from otelbill_collector.domain.usage import Candidate, Problem
 from otelbill_collector.ledger.booking import Outcome
 from otelbill_collector.ledger.books import Books, Posted
@@ -48,7 +49,7 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class Stages:
     """What the path runs through: selection, the open books, the limits; `scanner` reads what the rules have read
-    before, into columns. It is the writer's alone: other threads go without.
+    before, into columns. It is for one thread alone: others go without.
     """
 
     select: Callable[[SpanView], Candidate | None]
@@ -70,10 +71,11 @@ class Selected:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What was read of each request, and the spans in columns of all of them."""
+    """Requests, what was read of each, and the spans in columns of all of them."""
 
-    requests: Sequence[Selected | Rejection]
-    columns: SpanColumns | None = None
+    requests: Sequence[Request]
+    items: Sequence[Selected | Rejection]
+    columns: IdentifiedColumns | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +104,47 @@ class Carried:
 
 def carry_batch(requests: Sequence[Request], stages: Stages, now_nanos: int) -> Carried:
     """Carry requests from wire bytes to the ledger in one transaction. Senders are answered when this has returned."""
-    batch = _scan(requests, stages) if stages.scanner else _read(requests, stages)
-    taken = [item for item in batch.requests if isinstance(item, Selected)]  # of the others the senders are told
+    return book_batch(read_batch(requests, stages), stages, now_nanos)
+
+
+def read_batch(requests: Sequence[Request], stages: Stages) -> Batch:
+    """What the requests say. Asks no ledger: the next batch may be read while one is booked."""
+    return _scan(requests, stages) if stages.scanner else _read(requests, stages)
+
+
+def join_batches(batches: Sequence[Batch]) -> tuple[Batch, int]:
+    """As many of the batches as go together, from the first on, as one; and how many these are."""
+    taken: list[Batch] = []
+    parts: list[IdentifiedColumns] = []
+    before = 0
+    for batch in batches:
+        if batch.columns is not None:
+            if parts and not parts[0].goes_with(batch.columns):
+                break
+            if before:
+                batch.columns.spans.request += before  # the number of its request in the whole
+            parts.append(batch.columns)
+        taken.append(batch)
+        before += len(batch.requests)
+    requests = [request for batch in taken for request in batch.requests]
+    items = [item for batch in taken for item in batch.items]
+    return Batch(requests, items, join_identified(parts) if parts else None), len(taken)
+
+
+def book_batch(batch: Batch, stages: Stages, now_nanos: int) -> Carried:
+    """Book what was read in one transaction. Senders are answered when this has returned."""
+    taken = [item for item in batch.items if isinstance(item, Selected)]  # of the others the senders are told
     arrivals = [(candidate, item.received_nanos) for item in taken for _, candidate in item.candidates]
     letters = [letter for item in taken for letter in item.letters]
     posted = None
     if arrivals or letters or batch.columns:
         posted = stages.books.post(arrivals, letters, now_nanos, batch.columns)  # durable from here on
-    return _write_receipts(requests, batch, posted, stages)
+    return _write_receipts(batch, posted, stages)
 
 
 def _read(requests: Sequence[Request], stages: Stages) -> Batch:
     """All spans one by one, by the rules and what is remembered of them."""
-    return Batch([_read_request(request, stages) for request in requests])
+    return Batch(requests, [_read_request(request, stages) for request in requests])
 
 
 def _scan(requests: Sequence[Request], stages: Stages) -> Batch:
@@ -141,7 +171,7 @@ def _scan(requests: Sequence[Request], stages: Stages) -> Batch:
         item = _select(views, request, stages)
         items.append(replace(item, spans=int(scanned.spans[number]), in_columns=rows[number]))
     scanner.learn(scanned, rest)
-    return Batch(items, scanned.columns if len(scanned.columns) else None)
+    return Batch(requests, items, stages.books.identify(scanned.columns) if len(scanned.columns) else None)
 
 
 def _read_request(request: Request, stages: Stages) -> Selected | Rejection:
@@ -241,13 +271,13 @@ PRUNED = Problem(
 _BURIED = {Outcome.CONFLICT: _CONFLICT, Outcome.PRUNED: PRUNED}
 
 
-def _write_receipts(requests: Sequence[Request], batch: Batch, posted: Posted | None, stages: Stages) -> Carried:
+def _write_receipts(batch: Batch, posted: Posted | None, stages: Stages) -> Carried:
     """One answer per request, from the outcomes in order. What was not booked becomes dead letters of its own."""
     answers: list[Answer] = []
     kept = iter(posted.kept if posted else ())
     buried: list[DeadLetter] = []
     outcomes = _deal_outcomes(batch, posted)
-    for request, item, (told, rest) in zip(requests, batch.requests, outcomes, strict=True):
+    for request, item, (told, rest) in zip(batch.requests, batch.items, outcomes, strict=True):
         if isinstance(item, Rejection):
             answers.append(item)
             continue
@@ -259,7 +289,7 @@ def _write_receipts(requests: Sequence[Request], batch: Batch, posted: Posted | 
         answers.append(_count_receipt(item, [*told, *(outcome for _, outcome in rest)], new_letters))
     if buried:
         stages.books.post((), buried, buried[0].received_nanos)
-    spans = tuple([0 if isinstance(item, Rejection) else len(item.candidates) for item in batch.requests])
+    spans = tuple([0 if isinstance(item, Rejection) else len(item.candidates) for item in batch.items])
     return Carried(tuple(answers), posted, spans)
 
 
@@ -270,8 +300,7 @@ Told = tuple[list[Outcome], list[tuple[Candidate, Outcome]]]
 def _deal_outcomes(batch: Batch, posted: Posted | None) -> list[Told]:
     outcomes = iter(posted.booking.outcomes if posted else ())
     found: list[Told] = [
-        (list(islice(outcomes, 0 if isinstance(item, Rejection) else len(item.candidates))), [])
-        for item in batch.requests
+        (list(islice(outcomes, 0 if isinstance(item, Rejection) else len(item.candidates))), []) for item in batch.items
     ]
     if posted is not None and posted.booking.rest_requests:
         rest = zip(posted.booking.rest_requests, posted.booking.rest, outcomes, strict=True)

@@ -12,7 +12,7 @@ import pytest
 from otelbill_collector.domain.records import Answer, UsageRecord
 from otelbill_collector.ledger.journal import list_tables
 from otelbill_collector.ledger.segments import build_record
-from otelbill_collector.pipeline import Request, carry_batch
+from otelbill_collector.pipeline import Request, book_batch, join_batches, read_batch
 from tests.books import NOW, TestBooks
 from tests.corpus import build_body, load_cases, parse_sent
 from tests.spans import SECOND, T0, TestSpan, build_request, chat
@@ -89,9 +89,16 @@ class CountedBooks(TestBooks):
     """Books that count the spans booked by columns."""
 
     in_columns = 0
+    batches = 0
 
     def carry(self, bodies: Sequence[bytes], now: int = NOW) -> tuple[Answer, ...]:
-        carried = carry_batch([Request(body, now) for body in bodies], self.stages, now)
+        requests = [Request(body, now) for body in bodies]
+        self.batches += 1
+        cut = self.batches % (len(requests) + 1)  # what is read apart is booked together
+        parts = [read_batch(part, self.stages) for part in (requests[:cut], requests[cut:]) if part]
+        batch, joined = join_batches(parts)
+        assert joined == len(parts)
+        carried = book_batch(batch, self.stages, now)
         if carried.posted is not None and carried.posted.booking.columns is not None:
             self.in_columns += len(carried.posted.booking.columns)
         return carried.answers
@@ -137,3 +144,17 @@ def test_recorded_spans_by_columns_are_booked_as_span_by_span(tmp_path: Path, sh
     assert list_records(by_columns) == list_records(singly)
     by_columns.close()
     singly.close()
+
+
+@pytest.mark.parametrize("scope", ["tests", "framework"])
+def test_equal_calls_of_one_emitter_go_by_columns_whichever_way_the_first_came(tmp_path: Path, scope: str) -> None:
+    """The first call of a kind is read by the rules; later ones with the same numbers at the same time are no company
+    of it where the emitter is the same, and are where it is not.
+    """
+    books = CountedBooks(tmp_path)
+    kind = chat("kind", tokens=(7, 3), response="none", scope="framework")
+    twins = [chat(f"twin-{number}", response="none", scope="tests") for number in range(4)]  # too short for an id
+    for span in (kind, *twins, chat("last", response="none", scope=scope)):
+        books.carry([build_request([span])])
+    assert books.in_columns == (4 if scope == "tests" else 3)
+    books.close()

@@ -32,7 +32,9 @@ def _raise(error: Exception) -> Any:
 
 def _list_threads() -> list[str]:
     names = [thread.name for thread in threading.enumerate()]
-    return [name for name in names if name in ("otelbill-writer", "otelbill-jobs", "otelbill-forward")]
+    return [
+        name for name in names if name in ("otelbill-reader", "otelbill-writer", "otelbill-jobs", "otelbill-forward")
+    ]
 
 
 def test_a_missing_package_leaves_ledger_and_ports_free(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

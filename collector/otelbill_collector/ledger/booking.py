@@ -14,11 +14,11 @@ from enum import Enum
 
 from otelbill_collector.domain.alone import AmountsRow
 from otelbill_collector.domain.bulk_ids import derive_span_events
+from otelbill_collector.domain.identified_columns import IdentifiedColumns
 from otelbill_collector.domain.ids import derive_claim_key
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.prices import list_counted
 from otelbill_collector.domain.records import Amounts, UsageRecord, digest_candidate, identify_candidate
-from otelbill_collector.domain.span_columns import SpanColumns
 from otelbill_collector.domain.usage import Candidate, Decision, RatingState
 from otelbill_collector.ledger.column_booking import ColumnRules, book_columns, list_candidates
 from otelbill_collector.ledger.corrections import (
@@ -119,7 +119,7 @@ def book_candidates(
     arrivals: Sequence[tuple[Candidate, int]],
     rules: Rules,
     now_nanos: int,
-    columns: SpanColumns | None = None,
+    columns: IdentifiedColumns | None = None,
 ) -> Booking:
     """Book (candidate, received time) pairs and spans in columns in a write transaction, whatever their order."""
     booking = Booking()
@@ -162,7 +162,7 @@ def book_candidates(
 def _book_columns(
     connection: sqlite3.Connection,
     index: GroupIndex,
-    columns: SpanColumns,
+    columns: IdentifiedColumns,
     keys: Sequence[tuple[bytes, ...]],
     rules: Rules,
     booking: Booking,
@@ -171,10 +171,10 @@ def _book_columns(
     assert rules.columns is not None  # who has columns has rules for them
     told = rules.corrections.event_ids | rules.resolutions.keys()
     parted = book_columns(connection, index, columns, keys, rules.columns, told)
-    rest = list(list_candidates(columns, parted.rest))
+    rest = list(list_candidates(columns.spans, parted.rest))
     booking.columns = parted.singles
     booking.rest = [candidate for candidate, _ in rest]
-    booking.rest_requests = columns.request[parted.rest].tolist()
+    booking.rest_requests = columns.spans.request[parted.rest].tolist()
     return rest
 
 

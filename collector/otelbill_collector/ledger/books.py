@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from otelbill_collector.domain.identified_columns import IdentifiedColumns
 from otelbill_collector.domain.ids import digest_parts
 from otelbill_collector.domain.instants import DAY_NANOS, format_instant
 from otelbill_collector.domain.rating import Rater
@@ -33,6 +34,7 @@ from otelbill_collector.ledger.booking import (
     collect_keys,
 )
 from otelbill_collector.ledger.column_booking import ColumnRules
+from otelbill_collector.ledger.column_ids import identify_columns
 from otelbill_collector.ledger.correction_checks import check_correction
 from otelbill_collector.ledger.corrections import (
     Correction,
@@ -121,12 +123,17 @@ class Books:
         """Stored claim keys that are remembered, so that a new key is known to be new without a query."""
         return self._index.known_keys
 
+    def identify(self, columns: SpanColumns) -> IdentifiedColumns:
+        """Spans in columns as `post` takes them. Asks no ledger, so any thread may do it before their turn."""
+        assert self._rules.columns is not None  # who has columns has rules for them
+        return identify_columns(columns, self._rules.columns.derive_keys)
+
     def post(
         self,
         arrivals: Sequence[tuple[Candidate, int]],
         letters: Sequence[DeadLetter],
         now_nanos: int,
-        columns: SpanColumns | None = None,
+        columns: IdentifiedColumns | None = None,
     ) -> Posted:
         """Book (candidate, received time) pairs and spans in columns, and keep dead letters; durable on return.
 
@@ -138,13 +145,13 @@ class Books:
             floor = self._floor_nanos
             taken = [pair for pair in arrivals if pair[0].ended_nanos >= floor] if floor else arrivals
             in_time = columns
-            if columns is not None and floor and int(columns.ended_nanos.min()) < floor:
-                in_time = columns.take(np.flatnonzero(columns.ended_nanos >= floor))
+            if columns is not None and floor and int(columns.spans.ended_nanos.min()) < floor:
+                in_time = columns.take(np.flatnonzero(columns.spans.ended_nanos >= floor))
             booking = book_candidates(connection, self._index, taken, self._rules, now_nanos, in_time)
             if len(taken) < len(arrivals):
                 refuse_pruned(booking, arrivals, floor)
             if columns is not None and in_time is not columns:
-                refuse_pruned_columns(booking, columns, np.flatnonzero(columns.ended_nanos < floor))
+                refuse_pruned_columns(booking, columns.spans, np.flatnonzero(columns.spans.ended_nanos < floor))
             return Posted(booking, kept)
 
         return self._transact(work)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from otelbill_collector.domain.identified_columns import IdentifiedColumns
 from otelbill_collector.domain.span_columns import (
     AmountColumns,
     Bytes,
@@ -24,7 +25,6 @@ from otelbill_collector.domain.span_columns import (
     join_texts,
 )
 from otelbill_collector.domain.usage import Candidate
-from otelbill_collector.ledger.column_ids import derive_events, digest_contents
 from otelbill_collector.ledger.groups import GroupIndex
 from otelbill_collector.ledger.members import ColumnSingles, join_keys
 from otelbill_collector.ledger.recent_keys import Earlier
@@ -35,8 +35,8 @@ _ID_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class ColumnRules:
-    """What booking applies to columns: `derive_keys` their claim keys, `decide` the groups that are settled,
-    `rate` the amounts of spans for these customers and steps.
+    """What is applied to columns: `derive_keys` gives their claim keys, `decide` the groups that are settled, `rate`
+    the amounts of spans for these customers and steps.
     """
 
     derive_keys: Callable[[SpanColumns], tuple[Bytes, Int32s]]
@@ -55,7 +55,7 @@ class Parted:
 def book_columns(
     connection: sqlite3.Connection,
     index: GroupIndex,
-    columns: SpanColumns,
+    identified: IdentifiedColumns,
     other_keys: Sequence[tuple[bytes, ...]],
     rules: ColumnRules,
     told: Collection[str],
@@ -63,23 +63,20 @@ def book_columns(
     """Decide, rate and make visible what can be. `other_keys` are those of the batch's other spans, `told` the events
     of which operators have said something.
     """
-    keys, key_starts = rules.derive_keys(columns)
-    meeting = index.expect_columns(connection, columns, keys, key_starts, other_keys)
-    settled, events = ~meeting.company, derive_events(columns)
+    meeting = index.expect_columns(connection, identified, other_keys)
+    settled, seen = ~meeting.company, meeting.seen
     if told:
-        settled &= ~_find_told(events, told)
-    decided = _decide(columns, settled, meeting.earlier, rules)
+        settled &= ~_find_told(identified.event_id, told)
+    decided = _decide(identified.spans, settled, meeting.earlier, rules)
     rest = np.flatnonzero(~decided.rows)
-    if len(rest) == len(columns):
+    if len(rest) == len(identified):
         return Parted(None, rest)
     if len(rest):
         rows = np.flatnonzero(decided.rows)
-        sizes = np.diff(key_starts)
-        columns, events, decided = columns.take(rows), events[rows], decided.take(rows)
-        keys = keys[np.repeat(np.isin(np.arange(len(sizes)), rows, assume_unique=True), sizes)]
-        key_starts = np.concatenate(([0], np.cumsum(sizes[rows]))).astype(np.int32)
-    singles = ColumnSingles(_rate(columns, decided, events, keys, key_starts, rules))
-    index.add_columns(singles)
+        seen = seen[np.repeat(decided.rows, np.diff(identified.key_starts))]
+        identified, decided = identified.take(rows), decided.take(rows)
+    singles = ColumnSingles(_rate(identified, decided, rules))
+    index.add_columns(singles, seen)
     return Parted(singles, rest)
 
 
@@ -122,21 +119,14 @@ def _as_ids(ids: Bytes) -> NDArray[Any]:
     return np.ascontiguousarray(ids).view(f"S{_ID_BYTES}").ravel()
 
 
-def _rate(
-    columns: SpanColumns, decided: DecidedColumns, events: Bytes, keys: Bytes, key_starts: Int32s, rules: ColumnRules
-) -> RatedColumns:
-    amounts = rules.rate(columns, decided.customer, decided.step)
+def _rate(identified: IdentifiedColumns, decided: DecidedColumns, rules: ColumnRules) -> RatedColumns:
+    amounts = rules.rate(identified.spans, decided.customer, decided.step)
     return RatedColumns(
-        spans=columns,
         customer=decided.customer,
         project=decided.project,
         step=decided.step,
         run_id=decided.run_id,
-        event_id=events,
-        content=digest_contents(columns),
-        keys=keys,
-        key_starts=key_starts,
-        **{spec.name: getattr(amounts, spec.name) for spec in fields(amounts)},
+        **{spec.name: getattr(part, spec.name) for part in (identified, amounts) for spec in fields(part)},
     )
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from otelbill_collector.domain.identified_columns import IdentifiedColumns
 from otelbill_collector.domain.ids import is_twin_key
-from otelbill_collector.domain.span_columns import Bytes, Int32s, SpanColumns
+from otelbill_collector.domain.span_columns import Bytes
 from otelbill_collector.ledger.claim_search import ClaimSearch
 from otelbill_collector.ledger.members import ColumnSingles, join_keys
 from otelbill_collector.ledger.recent_keys import Earlier, RecentKeys
@@ -21,14 +22,6 @@ from otelbill_collector.native.loading import find_library
 _STRANGERS_MAX = 2_048
 _RECENT_SHARE = 4  # as many keys of spans in columns as of others are held: they take a tenth of the memory
 _TWIN_SHARE = 12  # and so many of which only the emitter is known, 16 bytes each: those of some seconds of full load
-
-
-class ClaimedColumns(NamedTuple):
-    """Spans, their claim keys [m, 16] span by span, and where the keys of each begin [n + 1]."""
-
-    spans: SpanColumns
-    keys: Bytes
-    key_starts: Int32s
 
 
 class Meeting(NamedTuple):
@@ -51,7 +44,7 @@ class ColumnCompany:
     def meet(
         self,
         connection: sqlite3.Connection,
-        claimed: ClaimedColumns,
+        identified: IdentifiedColumns,
         met: NDArray[np.bool_],
         company: NDArray[np.bool_],
         *,
@@ -65,14 +58,14 @@ class ColumnCompany:
 
         The others are, with those of their trace in these columns and the earlier ones that are given, whole groups.
         """
-        spans, keys, key_starts = claimed
-        emitters = self.recent.find_emitters(spans)
+        keys, key_starts = identified.keys, identified.key_starts
+        emitters = self.recent.find_emitters(identified.spans)
         earlier: list[Earlier] = []
         seen = met.copy()
         if met.any():
             last = self.recent.meet(keys, key_starts, emitters, met)
             self._twins.meet(keys, key_starts, emitters, met)
-            seen[self._clear_strangers(connection, keys, met, held)] = False
+            self._clear_strangers(connection, keys, (met, seen), held)
             if last.any():
                 earlier, missing = self.recent.list_earlier(last)
                 company |= missing
@@ -80,30 +73,35 @@ class ColumnCompany:
         return Meeting(company, earlier, seen)
 
     def _clear_strangers(
-        self, connection: sqlite3.Connection, keys: Bytes, met: NDArray[np.bool_], held: Collection[bytes]
-    ) -> NDArray[np.intp]:
-        """Unmark keys that the filter took for stored ones and that no run has, and give their places. Where there are
-        more than some, they are left as they are.
-        """
-        places = np.flatnonzero(met)
+        self,
+        connection: sqlite3.Connection,
+        keys: Bytes,
+        marks: tuple[NDArray[np.bool_], ...],
+        held: Collection[bytes],
+    ) -> None:
+        """Unmark keys that the filter took for stored ones and that no run has. Where there are many they stay."""
+        places = np.flatnonzero(marks[0])
         if self.is_pruned or len(places) > _STRANGERS_MAX:
-            return places[:0]
+            return
         places = places[[keys[place].tobytes() not in held for place in places.tolist()]]
-        strangers = places[~self._search.mark_stored(connection, keys[places])] if len(places) else places
-        met[strangers] = False
-        return strangers
+        if len(places):
+            strangers = places[~self._search.mark_stored(connection, keys[places])]
+            for mark in marks:
+                mark[strangers] = False
 
-    def add(self, singles: ColumnSingles, met: NDArray[np.bool_]) -> None:
-        """Hold the keys of spans without company; those that are `met` were seen before."""
-        self.recent.add(singles, met)
-        self._twins.note(singles.rated.keys, self.recent.repeat_emitters(singles), met)
+    def add(self, singles: ColumnSingles, seen: NDArray[np.bool_]) -> None:
+        """Hold the keys of spans without company; `seen` by `meet`, of each key."""
+        emitters = self.recent.repeat_emitters(singles)
+        self.recent.add(singles, emitters, seen)
+        self._twins.note(singles.rated.keys, emitters, seen)
 
-    def note_others(self, spans: Iterable[tuple[str, tuple[bytes, ...]]]) -> None:
-        """Emitter and keys of spans that did not come in columns: they count where something is known of a twin key."""
-        found = [(emitter, key) for emitter, keys in spans for key in keys if is_twin_key(key)]
-        if found and find_library() is not None:
-            emitters = np.array([self.recent.number_emitter(emitter) for emitter, _ in found], dtype=np.int32)
-            self._twins.note(join_keys([key for _, key in found]), emitters, np.ones(len(found), dtype=np.bool_))
+    def note_others(self, found: Sequence[tuple[str, bytes, bool]]) -> None:
+        """Emitter and key of spans that did not come in columns, and whether the key was seen before."""
+        twins = [item for item in found if is_twin_key(item[1])]
+        if twins and find_library() is not None:
+            emitters = np.array([self.recent.number_emitter(emitter) for emitter, _, _ in twins], dtype=np.int32)
+            seen = np.array([known for _, _, known in twins], dtype=np.bool_)
+            self._twins.note(join_keys([key for _, key, _ in twins]), emitters, seen)
 
     def forget(self) -> None:
         """Drop everything."""

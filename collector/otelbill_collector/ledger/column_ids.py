@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import is_
 from threading import Lock
 
 import numpy as np
 
 from otelbill_collector.domain.bulk_ids import derive_first_records, derive_span_events
+from otelbill_collector.domain.identified_columns import IdentifiedColumns
 from otelbill_collector.domain.records import digest_candidate, render_template
-from otelbill_collector.domain.span_columns import Bytes, SpanColumns, Template
+from otelbill_collector.domain.span_columns import Bytes, Int32s, SpanColumns, Template
 from otelbill_collector.domain.usage import Role
 from otelbill_collector.native import keys
 from otelbill_collector.native.loading import find_library
 
+KeysOf = Callable[[SpanColumns], tuple[Bytes, Int32s]]
 _NOBODY = b"None"  # what the text has for a name that is absent
+
+
+def identify_columns(columns: SpanColumns, derive_keys: KeysOf) -> IdentifiedColumns:
+    """Spans with their event ids, content digests and the claim keys that `derive_keys` gives them."""
+    keys, key_starts = derive_keys(columns)
+    return IdentifiedColumns(columns, derive_events(columns), digest_contents(columns), keys, key_starts)
 
 
 def derive_events(columns: SpanColumns) -> Bytes:

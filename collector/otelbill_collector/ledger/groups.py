@@ -19,15 +19,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from otelbill_collector.domain.identified_columns import IdentifiedColumns
 from otelbill_collector.domain.ids import is_twin_key
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.records import UsageRecord
 from otelbill_collector.domain.retention import EvidencePruned
-from otelbill_collector.domain.span_columns import Bytes, Int32s, SpanColumns
 from otelbill_collector.domain.usage import Candidate
 from otelbill_collector.ledger.claim_runs import read_prefixes
 from otelbill_collector.ledger.claim_search import ClaimSearch, fill_filters
-from otelbill_collector.ledger.column_company import ClaimedColumns, ColumnCompany, Meeting
+from otelbill_collector.ledger.column_company import ColumnCompany, Meeting
 from otelbill_collector.ledger.id_sets import IdSet, pack_ids
 from otelbill_collector.ledger.known_keys import KnownKeys
 from otelbill_collector.ledger.lineage import list_booked_days
@@ -69,7 +69,6 @@ class GroupIndex:
         self._arrived: list[Member] = []  # of the transaction in progress
         self._arrived_singles: list[Singles] = []
         self._arrived_columns: list[ColumnSingles] = []
-        self._expected: tuple[Bytes, NDArray[np.bool_]] = (np.empty((0, 16), np.uint8), np.empty(0, np.bool_))
         self._singles: WeakSet[Singles] = WeakSet()  # those of which any span may be in `_fresh`
         self._doubtful: Set[bytes] = frozenset()  # keys of the batch that may be stored
         self._uncommitted: dict[bytes, list[Member]] = {}  # those of them whose keys are not in `_fresh`
@@ -111,28 +110,22 @@ class GroupIndex:
     def expect_columns(
         self,
         connection: sqlite3.Connection,
-        columns: SpanColumns,
-        keys: Bytes,
-        key_starts: Int32s,
+        columns: IdentifiedColumns,
         other_keys: Sequence[tuple[bytes, ...]],
     ) -> Meeting:
         """Which spans in columns have company that only rules can judge, see `ColumnCompany.meet`. `other_keys` are
         those of the batch's other spans. A span has company, too, when the filter does not cover its day.
         """
-        company: NDArray[np.bool_] = columns.ended_nanos < self.covered_from_nanos
-        met = self._known.mark(read_prefixes(keys))  # what is in memory is stored, and covered as long as it is
-        claimed = ClaimedColumns(columns, keys, key_starts)
+        company: NDArray[np.bool_] = columns.spans.ended_nanos < self.covered_from_nanos
+        met = self._known.mark(read_prefixes(columns.keys))  # what is in memory is stored, and covered as long as it is
         others = b"".join(chain.from_iterable(other_keys))
-        meeting = self._columns.meet(connection, claimed, met, company, others=others, held=self._fresh.keys())
-        self._expected = keys, meeting.seen
-        return meeting
+        return self._columns.meet(connection, columns, met, company, others=others, held=self._fresh.keys())
 
-    def add_columns(self, singles: ColumnSingles) -> None:
-        """Make spans visible that have no company by `expect_columns`. Before members of the batch are looked up."""
+    def add_columns(self, singles: ColumnSingles, seen: NDArray[np.bool_]) -> None:
+        """Make spans visible that have no company by `expect_columns`, which also says which keys were `seen`.
+        Before members of the batch are looked up.
+        """
         self._arrived_columns.append(singles)
-        keys, seen = self._expected
-        if singles.rated.keys is not keys:  # of some of the spans only
-            seen = self._known.mark(read_prefixes(singles.rated.keys))
         self._columns.add(singles, seen)
 
     def open_keys(self, keys: Iterable[tuple[bytes, ...]]) -> None:
@@ -162,7 +155,10 @@ class GroupIndex:
         """Make spans visible that stand alone, after `expect` linked none of their keys."""
         self._arrived_singles.append(singles)
         self._singles.add(singles)
-        self._columns.note_others((c.emitter, keys) for c, keys in zip(singles.candidates, singles.keys, strict=True))
+        self._columns.note_others(
+            [(span.emitter, key, False) for span, keys in zip(singles.candidates, singles.keys, strict=True)
+             for key in keys]
+        )  # fmt: skip
         fresh = self._fresh
         for number, keys in enumerate(singles.keys):
             row = (singles, number)
@@ -253,7 +249,9 @@ class GroupIndex:
 
     def add_member(self, member: Member) -> None:
         """Make a new member visible under its keys, in its day and the neighbouring ones."""
-        self._columns.note_others([(member.candidate.emitter, member.keys)])
+        unseen = [fresh is not None and not fresh for fresh in map(self._find_fresh, member.keys)]
+        emitter = member.candidate.emitter
+        self._columns.note_others([(emitter, key, not new) for key, new in zip(member.keys, unseen, strict=True)])
         self._members[member.event_id] = member
         self._arrived.append(member)
         covered = self._known.covers(member.day)

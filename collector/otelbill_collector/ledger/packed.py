@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -81,6 +82,12 @@ def make_array(kind: pa.DataType, values: NDArray[np.generic], known: NDArray[np
     )
 
 
+@lru_cache(maxsize=256)
+def make_scalar(value: bool | int | str | None, kind: pa.DataType) -> pa.Scalar:
+    """An Arrow scalar, made once: each `pa.scalar`, which compute functions also use, looks for pandas on the disk."""
+    return pa.scalar(value, kind)
+
+
 def make_texts(values: Sequence[str]) -> pa.Array:
     """An Arrow array of texts, without `pa.array`: that looks for pandas on the disk each time, which costs more."""
     raw = [value.encode() for value in values]
@@ -142,9 +149,13 @@ def render_units(columns: Mapping[str, pa.Array], rows: int) -> pa.Array:
     for unit in sorted(STANDARD_UNITS):
         column = columns[unit]
         if column.null_count < rows:
-            part = pc.binary_join_element_wise(f', "{unit}": "', column.cast(pa.string()), '"', "")
-            parts.append(part.fill_null(""))
+            part = pc.binary_join_element_wise(_text(f', "{unit}": "'), column.cast(pa.string()), _text('"'), _text(""))
+            parts.append(part.fill_null(_text("")))
     if not parts:
-        return pa.repeat("{}", rows)
-    joined = pc.binary_join_element_wise(*parts, "")
-    return pc.binary_join_element_wise("{", pc.utf8_slice_codeunits(joined, 2), "}", "")
+        return repeat_value("{}", pa.string(), rows)
+    joined = pc.binary_join_element_wise(*parts, _text(""))
+    return pc.binary_join_element_wise(_text("{"), pc.utf8_slice_codeunits(joined, 2), _text("}"), _text(""))
+
+
+def _text(value: str) -> pa.Scalar:
+    return make_scalar(value, pa.string())

@@ -23,9 +23,11 @@ from otelbill_collector.ledger.packed import (
     Constant,
     Form,
     make_array,
+    make_scalar,
     narrow_attos,
     render_hex,
     render_units,
+    repeat_value,
     widen_attos,
 )
 from otelbill_collector.ledger.segment_schema import AMOUNT, NAMES, SCHEMA
@@ -58,23 +60,23 @@ def pack_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 def _pack_lists(column: pa.Array) -> pa.Array:
     if not column.null_count and not len(column.flatten()):
-        return pa.repeat("[]", len(column))
+        return repeat_value("[]", pa.string(), len(column))
     return pa.array([None if item is None else json.dumps(item) for item in column.to_pylist()], type=pa.string())
 
 
 def _keep(column: pa.Array, known_elsewhere: pa.Array) -> pa.Array:
     """The column without what can be told from others."""
-    return pc.if_else(known_elsewhere, pa.scalar(None, column.type), column)
+    return pc.if_else(known_elsewhere, make_scalar(None, column.type), column)
 
 
 def _mark_told(columns: dict[str, pa.Array], rows: int) -> pa.Array:
     """Where spans say what was decided; there, what they say is taken from `columns`."""
-    told = pa.repeat(True, rows)
+    told = repeat_value(True, pa.bool_(), rows)
     for said, decided in DECIDED.items():
         one, other = columns[said], columns[decided]
         if not one.equals(other):
             neither = pc.and_(one.is_null(), other.is_null())
-            told = pc.and_(told, pc.or_(neither, pc.fill_null(pc.equal(one, other), False)))
+            told = pc.and_(told, pc.or_(neither, pc.equal(one, other).fill_null(make_scalar(False, pa.bool_()))))
     columns |= {said: _keep(columns[said], told) for said in DECIDED}
     return told
 
@@ -82,8 +84,8 @@ def _mark_told(columns: dict[str, pa.Array], rows: int) -> pa.Array:
 def _pack_bytes(column: pa.Array) -> pa.Array:
     """Of fixed size where all have one; no bytes are null."""
     sizes = pc.binary_length(column)
-    some = pc.greater(sizes, 0)
-    column = pc.if_else(some, column, pa.scalar(None, column.type))
+    some = pc.greater(sizes, make_scalar(0, sizes.type))
+    column = pc.if_else(some, column, make_scalar(None, column.type))
     bounds = pc.min_max(sizes.filter(some)).as_py()
     return column.cast(pa.binary(bounds["max"])) if bounds["max"] and bounds["min"] == bounds["max"] else column
 

@@ -45,15 +45,15 @@ class RecentKeys:
         """Keys in memory."""
         return sum(len(table) for table in self._tables)
 
-    def add(self, singles: ColumnSingles, met: NDArray[np.bool_]) -> None:
-        """Hold the keys of a batch; those held already are keys that their spans may share. `met`: keys seen before."""
+    def add(self, singles: ColumnSingles, emitters: Int32s, met: NDArray[np.bool_]) -> None:
+        """Hold the keys of a batch; those held already are keys that their spans may share. By key: `emitters` of the
+        spans, and whether it is `met`, which is to say that it was seen before.
+        """
         if self._batch >= _BATCH_MAX:
             self.forget()
             self._batch = 0
         self._batch += 1
-        before = self._tables[0].add(
-            singles.rated.keys, self._batch, self.repeat_emitters(singles), met, self._tables[1]
-        )
+        before = self._tables[0].add(singles.rated.keys, self._batch, emitters, met, self._tables[1])
         self._batches[0][self._batch] = (singles, before)
 
     def find_emitters(self, columns: SpanColumns) -> Int32s:

@@ -26,7 +26,7 @@ from otelbill_collector.domain.span_columns import (
     Texts,
 )
 from otelbill_collector.domain.usage import INPUT_TOKENS, OUTPUT_TOKENS, REQUESTS, STANDARD_UNITS, Role
-from otelbill_collector.ledger.packed import DECIDED, LISTS, TOLD, make_array, make_texts
+from otelbill_collector.ledger.packed import DECIDED, LISTS, TOLD, make_array, make_scalar, make_texts
 from otelbill_collector.ledger.packing import PACKED
 from otelbill_collector.ledger.segment_schema import AMOUNT, NAMES, SCHEMA
 
@@ -86,7 +86,7 @@ def _encode_payers(rated: RatedColumns, columns: Mapping[str, pa.Array]) -> dict
     own_run = run if rated.run_id is spans.run_id else _encode_texts(spans.run_id)
     if not own_run.equals(run):
         neither = pc.and_(run.is_null(), own_run.is_null())
-        same = pc.or_(neither, pc.fill_null(pc.equal(run, own_run), False))
+        same = pc.or_(neither, pc.equal(run, own_run).fill_null(make_scalar(False, pa.bool_())))
         told &= same.to_numpy(zero_copy_only=False)
     payers[TOLD] = pa.array(told)
     if not told.all():
@@ -99,7 +99,7 @@ def _hide(column: pa.Array, where: Flags) -> pa.Array:
     """The column without its values in some rows."""
     if pa.types.is_dictionary(column.type):
         return pa.DictionaryArray.from_arrays(_hide(column.indices, where), column.dictionary)
-    return pc.if_else(pa.array(where), pa.scalar(None, column.type), column)
+    return pc.if_else(pa.array(where), make_scalar(None, column.type), column)
 
 
 def _encode_nothing(name: str, count: int) -> pa.Array:

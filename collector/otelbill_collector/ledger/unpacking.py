@@ -26,6 +26,7 @@ from otelbill_collector.ledger.packed import (
     TOLD,
     Form,
     make_array,
+    make_scalar,
     make_texts,
     render_hex,
     render_units,
@@ -163,7 +164,7 @@ class _Segment:
             known = reversals | (revisions > 0)
             _put_ids(found, events, np.where(reversals, revisions, revisions - 1), known, _USAGE)
         texts = render_hex(make_array(pa.binary(_ID_BYTES), found))
-        return texts if known.all() else pc.if_else(pa.array(known), texts, pa.scalar(None, pa.string()))
+        return texts if known.all() else pc.if_else(pa.array(known), texts, make_scalar(None, pa.string()))
 
 
 def _put_ids(found: Bytes, events: pa.Array, revisions: NDArray[np.int64], rows: NDArray[np.bool_], kind: str) -> None:

@@ -9,6 +9,7 @@ from random import Random
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from otelbill_collector.app import build_rules
 from otelbill_collector.column_rules import build_column_rules
@@ -188,9 +189,9 @@ def test_sums_of_columns_are_the_sums_of_their_records(tmp_path: Path) -> None:
         kept: list[ColumnSingles] = []
         add = books.books._index.add_columns
 
-        def keep(singles: ColumnSingles) -> None:
+        def keep(singles: ColumnSingles, seen: NDArray[np.bool_]) -> None:
             kept.append(singles)
-            add(singles)
+            add(singles, seen)
 
         books.books._index.add_columns = keep  # type: ignore[method-assign]
         books.post(*draw_spans(rng, "sums", 120), now=NOW + 9 * DAY)

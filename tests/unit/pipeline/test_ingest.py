@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from otelbill_collector.domain.records import Receipt, Refused
-from otelbill_collector.ingest import GroupCommitter
+from otelbill_collector.ingest import GroupCommitter, Pipeline
 from otelbill_collector.isolation import Isolated
-from otelbill_collector.pipeline import Carried, Request
+from otelbill_collector.pipeline import Batch, Carried, Request
 
 RECEIPT = Receipt(spans=0, ignored=0, accepted=0, duplicate=0, dead_lettered=0)
 
@@ -20,9 +20,26 @@ def _give_up(_: Request, fault: Exception) -> Isolated:
     raise fault
 
 
+def _pipeline(carry: Callable[[Sequence[Request]], Carried]) -> Pipeline:
+    """A pipeline that does everything when it books."""
+    return Pipeline(lambda requests: Batch(requests, ()), lambda batch: carry(batch.requests), carry)
+
+
+def _start(pipeline: Pipeline) -> GroupCommitter:
+    committer = GroupCommitter(
+        pipeline,
+        observe=lambda requests, carried: None,
+        isolate=_give_up,
+        batch_bytes_max=1_000,
+        linger_seconds=0.001,
+    )
+    committer.start()
+    return committer
+
+
 def _committer(carry: Callable[[Sequence[Request]], Carried], observe: object = None) -> GroupCommitter:
     return GroupCommitter(
-        carry,
+        _pipeline(carry),
         observe=observe if callable(observe) else (lambda requests, carried: None),
         isolate=_give_up,
         batch_bytes_max=1_000,
@@ -55,6 +72,55 @@ def test_requests_that_arrive_during_a_commit_share_the_next_one() -> None:
     assert [future.result(10) for future in futures] == [RECEIPT] * 6
     committer.stop()
     assert batches == [1, 5]
+
+
+def test_requests_are_read_while_those_before_them_are_booked() -> None:
+    """Reading asks no ledger: it does not wait for the commit in progress, and all that was read shares the next."""
+    batches: list[int] = []
+    running, release, read = threading.Event(), threading.Event(), threading.Semaphore(0)
+
+    def prepare(requests: Sequence[Request]) -> Batch:
+        for _ in requests:
+            read.release()
+        return Batch(requests, ())
+
+    def book(batch: Batch) -> Carried:
+        batches.append(len(batch.requests))
+        running.set()
+        assert release.wait(10)
+        return _accept(batch.requests)
+
+    committer = _start(Pipeline(prepare, book, _accept))
+    futures = [committer.submit(Request(b"a", 0))]
+    assert running.wait(10)
+    assert read.acquire(timeout=10)
+    for _ in range(3):
+        futures.append(committer.submit(Request(b"b", 0)))
+        assert read.acquire(timeout=10), "it was not read before the commit ended"
+    release.set()
+    assert [future.result(10) for future in futures] == [RECEIPT] * 4
+    committer.stop()
+    assert batches == [1, 3]
+
+
+def test_requests_that_cannot_be_read_together_are_carried_one_by_one(caplog: pytest.LogCaptureFixture) -> None:
+    """A fault in reading a batch keeps nobody out who can be read alone, and neither those before nor after it."""
+
+    def prepare(requests: Sequence[Request]) -> Batch:
+        if any(request.body == b"poison" for request in requests):
+            raise ZeroDivisionError
+        return Batch(requests, ())
+
+    def carry(requests: Sequence[Request]) -> Carried:
+        return _accept(prepare(requests).requests)
+
+    committer = _start(Pipeline(prepare, lambda batch: _accept(batch.requests), carry))
+    futures = {body: committer.submit(Request(body, 0)) for body in (b"a", b"poison", b"b", b"c")}
+    with pytest.raises(Refused, match="ZeroDivisionError"):
+        futures.pop(b"poison").result(10)
+    assert [future.result(10) for future in futures.values()] == [RECEIPT] * 3
+    committer.stop()
+    assert "could not be booked" in caplog.text
 
 
 def test_a_store_that_refuses_makes_senders_retry_and_the_next_batch_tries_again() -> None:
@@ -143,7 +209,7 @@ def test_a_steady_trickle_of_requests_does_not_put_off_the_commit() -> None:
     """The linger is counted from the first request of a batch: later arrivals do not start it again."""
     linger, spacing, requests = 0.2, 0.05, 40
     committer = GroupCommitter(
-        _accept,
+        _pipeline(_accept),
         observe=lambda requests, carried: None,
         isolate=_give_up,
         batch_bytes_max=1_000_000,

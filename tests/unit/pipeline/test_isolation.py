@@ -16,11 +16,11 @@ from otelbill_collector.domain.alone import AmountsRow
 from otelbill_collector.domain.records import DeadLetter, Receipt, Refused
 from otelbill_collector.domain.span_columns import AmountColumns, Int32s, SpanColumns
 from otelbill_collector.domain.usage import Candidate
-from otelbill_collector.ingest import GroupCommitter
+from otelbill_collector.ingest import GroupCommitter, Pipeline
 from otelbill_collector.isolation import Isolated, Isolator
 from otelbill_collector.ledger.deadletters import list_dead_letters
 from otelbill_collector.operations import Operations
-from otelbill_collector.pipeline import Carried, Request, carry_batch
+from otelbill_collector.pipeline import Carried, Request, book_batch, carry_batch, read_batch
 from tests.books import NOW, TestBooks
 from tests.spans import build_message, build_request, chat
 
@@ -68,8 +68,10 @@ def _poison_rating(books: TestBooks, fault: type[Exception] = ZeroDivisionError)
 
 
 def _start(books: TestBooks) -> GroupCommitter:
+    stages = replace(books.stages, scanner=None)
+
     def carry(requests: Sequence[Request]) -> Carried:
-        return carry_batch(requests, books.stages, NOW)
+        return carry_batch(requests, stages, NOW)
 
     def keep(letters: Sequence[DeadLetter]) -> Sequence[bool]:
         return books.books.post((), letters, NOW).kept
@@ -77,8 +79,11 @@ def _start(books: TestBooks) -> GroupCommitter:
     def isolate(request: Request, fault: Exception) -> Isolated:
         return Isolator(carry, keep).isolate(request, fault)
 
+    pipeline = Pipeline(
+        lambda requests: read_batch(requests, books.stages), lambda batch: book_batch(batch, stages, NOW), carry
+    )
     committer = GroupCommitter(
-        carry, observe=lambda *_: None, isolate=isolate, batch_bytes_max=10**6, linger_seconds=0.001
+        pipeline, observe=lambda *_: None, isolate=isolate, batch_bytes_max=10**6, linger_seconds=0.001
     )
     committer.start()
     return committer
