@@ -33,6 +33,7 @@ _LEGS = 25
 _FOREVER = 86_400.0
 _DAY_NANOS = 86_400 * 10**9
 _QUESTIONS = 20
+_QUIET_SECONDS = 7.0  # after so long without anything new the sidecar has begun with what it puts off: Parquet, ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class Growth:
     def fill(self, spans: int, *, settled: bool = False) -> Point:
         """Send so many more; `settled`: with nothing left to do before and after, so that all the CPU is theirs."""
         if settled:
-            self._sidecar.await_idle()
+            self._await_settled()
         requests, each = max(1, spans // self._load.spans), self._load.spans
         port = self._sidecar.grpc_port if self._traffic.protocol == "grpc" else self._sidecar.http_port
         before, begun = self._sidecar.read_cpu_seconds(), self.stored
@@ -100,7 +101,7 @@ class Growth:
         if sent.failures:
             raise RuntimeError(f"after {begun + sent.requests * each:,} spans: {sent.failures}")
         if settled:
-            self._sidecar.await_idle()
+            self._await_settled()
         count = sent.requests * each
         self.stored += count
         point = Point(
@@ -113,6 +114,12 @@ class Growth:
         self.points.append(point)
         self._progress.show(self.stored)
         return point
+
+    def _await_settled(self) -> None:
+        """Wait until nothing is left to do, also of what waits for a pause."""
+        self._sidecar.await_idle()
+        time.sleep(_QUIET_SECONDS)
+        self._sidecar.await_idle()
 
 
 def measure_folder(folder: Path) -> dict[str, int]:

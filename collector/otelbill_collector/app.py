@@ -40,6 +40,7 @@ from otelbill_collector.export.stripe.pace import Pacer
 from otelbill_collector.export.stripe.ports import StripeProblem
 from otelbill_collector.export.stripe.reconcile import StripeReconciler
 from otelbill_collector.export.stripe.settings import MeteringMode, StripeSettings
+from otelbill_collector.free_memory import MemoryKeeper
 from otelbill_collector.ingest import GroupCommitter, Pipeline
 from otelbill_collector.isolation import Isolator
 from otelbill_collector.jobs import Housekeeper, Job
@@ -210,6 +211,7 @@ class Sidecar:
             item.close()
 
     def _wire(self) -> None:
+        memory = MemoryKeeper()  # first, for what all the rest allocates
         config = self._config
         self._stages = build_stages(config, self._store)
         self._reader_stages = replace(self._stages, scanner=Scanner() if find_library() else None)
@@ -257,12 +259,8 @@ class Sidecar:
             name="otelbill-files",
         )
         # By itself too: under load a merge is due every second, and looking up a late span takes longer without.
-        self._run_keeper = Housekeeper(
-            [Job("claim runs", lambda _: merge_waiting(self._store))],
-            clock=self._clock,
-            interval_seconds=_JOBS_SECONDS,
-            name="otelbill-runs",
-        )
+        beside = [Job("claim runs", lambda _: merge_waiting(self._store)), Job("memory", memory.run)]
+        self._run_keeper = Housekeeper(beside, clock=self._clock, interval_seconds=_JOBS_SECONDS, name="otelbill-runs")
 
     def _price_waiting(self) -> None:
         if self._prices_are_new:

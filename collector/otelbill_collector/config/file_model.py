@@ -213,7 +213,7 @@ class LimitsSection(Section):
     group_keys: KeyCount = Field(
         default=400_000,
         description="Most claim keys (about five a span) whose spans are kept in memory, "
-        "and four times as many of spans in columns.",
+        "and three times as many of spans in columns.",
     )
     known_keys: KeyCount = Field(
         default=400_000_000,

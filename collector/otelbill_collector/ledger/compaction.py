@@ -39,7 +39,7 @@ MIXED_DAY = -1
 RETIRED_NANOS = HOUR_NANOS  # a reader that listed files has this long to open them
 
 _PARTIAL = ".partial"
-_STEP_RECORDS = 262_144
+_STEP_RECORDS = 196_608  # half as many again as make a file that is not merged; all are in memory at once
 _STEP_SEGMENTS_MAX = 16_384
 _STEPS_PER_RUN = 2
 _DAYS_MAX = 40  # files of one step; what is of still other days shares one

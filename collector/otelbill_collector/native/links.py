@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from otelbill_collector.native.loading import find_library, make_array, point_at
 
-_FULL_SIXTEENTHS = 10  # of the slots of a table are filled at most
+_FULL_SIXTEENTHS = 11  # of the slots of a table are filled at most
 
 Prefixes = NDArray[np.int64]  # first eight bytes of claim keys, at any distance from each other
 
