@@ -209,8 +209,8 @@ class Compactor:
 
     def _write_records(self, step: Step) -> list[FileRow]:
         tables = self._store.read(lambda connection: _load_tables(connection, step, SOURCES))
-        records = gather_rows([(key, step.booked[key], table) for key, table in tables])
-        del tables
+        drained = map(tables.pop, [0] * len(tables))  # the list holds none of them any more
+        records = gather_rows((key, step.booked[key], table) for key, table in drained)
         return [
             self._write(RECORDS, day, 0, step.span, partial(write_records, rows=records, order=order))
             for day, order in _split_days(records)

@@ -6,7 +6,7 @@ A file holds what a reader asks for and nothing of claims; the whole evidence is
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -78,16 +78,27 @@ def build_records(tables: Sequence[tuple[int, int, pa.Table]]) -> pa.Table:
     return pa.table([_build_column(rows, field) for field in RECORDS], schema=RECORDS)
 
 
-def gather_rows(tables: Sequence[tuple[int, int, pa.Table]]) -> pa.Table:
-    """The rows of (segment id, booked time, SOURCES) of segments as one table with both; no column of nulls only."""
+def gather_rows(tables: Iterable[tuple[int, int, pa.Table]]) -> pa.Table:
+    """The rows of (segment id, booked time, SOURCES) of segments as one table with both; no column of nulls only.
+
+    Where nobody else holds the tables, a column of them is freed as soon as it is gathered.
+    """
     parts = []
     for segment_id, booked_nanos, table in tables:
         count = table.num_rows
         table = table.append_column(SEGMENT_ID, pa.repeat(pa.scalar(segment_id, _INT), count))
         parts.append(table.append_column(BOOKED, pa.repeat(pa.scalar(booked_nanos, _INT), count)))
+        del table
     whole = pa.concat_tables(parts, promote_options="permissive")
-    empty = [name for name in whole.column_names if whole[name].null_count == whole.num_rows and name != "customer_id"]
-    return whole.drop_columns(empty).unify_dictionaries().combine_chunks()  # what is missing is written as null
+    parts.clear()
+    gathered: dict[str, pa.ChunkedArray] = {}
+    for name in whole.column_names:
+        column = whole.select([name])
+        whole = whole.drop_columns([name])
+        if column[name].null_count < column.num_rows or name == "customer_id":  # what is missing is written as null
+            gathered[name] = column.unify_dictionaries().combine_chunks()[name]
+        del column
+    return pa.table(gathered)
 
 
 def order_rows(rows: pa.Table) -> Int64s:
