@@ -1,5 +1,5 @@
-/* The one way to read a request: a cursor that never passes its end. Every function answers false for what is broken or
- * not written the canonical way; the caller then leaves the request to the parser. */
+/* The one way to read a request: a cursor that never passes its end. Every function answers false for what is broken, or
+ * has a tag that is not written the canonical way; the caller then leaves the request to the parser. */
 #ifndef OB_CURSOR_H
 #define OB_CURSOR_H
 
@@ -20,7 +20,7 @@ static inline bool ob_read_varint(Cursor *cursor, u64 *value) {
         u8 byte = *cursor->at++;
         if (shift == 63 && byte > 1) return false;
         number |= (u64)(byte & 0x7F) << shift;
-        if (byte < 0x80) { *value = number; return byte != 0; }  /* a last zero is a number written too long */
+        if (byte < 0x80) { *value = number; return true; } /* written longer than it has to be, too: protobuf allows it */
     }
     return false;
 }

@@ -222,6 +222,12 @@ def test_common_fields_that_nobody_reads_do_not_keep_a_span_from_being_known() -
         check_known(wrap(SPAN + STRANGE_SPANS[what]))
 
 
+def test_numbers_and_lengths_of_a_fixed_size_do_not_keep_a_span_from_being_known() -> None:
+    """Encoders that know no size beforehand write varints longer than they have to be, which protobuf allows."""
+    for what in ("a number written too long", "a length written too long"):
+        check_known(wrap(SPAN + STRANGE_SPANS[what]))
+
+
 @pytest.mark.parametrize(
     "body",
     [
