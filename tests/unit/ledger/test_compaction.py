@@ -108,6 +108,20 @@ def test_amounts_are_exact_and_ids_are_text(books: TestBooks) -> None:
     assert row["ended_at"].isoformat() == "2026-01-01T00:00:01"
 
 
+def test_gathering_takes_tables_from_whoever_has_them(books: TestBooks) -> None:
+    """Guarantee: rows that are gathered from a list that gives its tables away are those of the list, in its order."""
+    post_batches(books, 0, 30)
+
+    def work(connection: Any) -> tuple[Any, Any, int]:
+        tables = [(key, NOW, table) for key, table in list_tables(connection, 0, columns=SOURCES)]
+        whole = gather_rows(list(tables))
+        return whole, gather_rows(map(tables.pop, [0] * len(tables))), len(tables)
+
+    whole, drained, left = books.store.read(work)
+    assert drained.equals(whole)
+    assert left == 0
+
+
 def test_a_merge_in_bounded_memory_is_a_merge(
     tmp_path: Path, books: TestBooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
