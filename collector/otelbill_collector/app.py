@@ -411,6 +411,7 @@ class Sidecar:
             list_held=lambda: [render_record(record) for record in read(list_unsettled)],
             list_suspense=lambda: [render_record(record) for record in read(list_suspense)],
             stripe_status=lambda: read(render_status),
+            show_progress=lambda: {"rerate": operations.progress},
             operate=build_operate(operations),
             not_found=(NothingFound, UnknownEvent, UnknownGrant),
             refused=(NoStripe, OtherPrices, StripeProblem, NotHeld, EvidencePruned, *RETENTION_ERRORS),

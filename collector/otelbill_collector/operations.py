@@ -33,7 +33,7 @@ from otelbill_collector.ledger.deadletters import list_dead_letters, mark_replay
 from otelbill_collector.ledger.folding import Folder
 from otelbill_collector.ledger.meters import Metering
 from otelbill_collector.ledger.outbox_views import status
-from otelbill_collector.ledger.repricing import Scope
+from otelbill_collector.ledger.repricing import Progress, Scope
 from otelbill_collector.ledger.resolutions import Resolution
 from otelbill_collector.ledger.rollups import count_events
 from otelbill_collector.pipeline import Request, Stages, carry_batch
@@ -84,6 +84,8 @@ class Operations:
         terms: CreditTerms = CreditTerms(),  # noqa: B008 a frozen value
         retention: RetentionDesk | None = None,
     ) -> None:
+        self.progress: tuple[int, int] | None = None  # segments that were rated again, of how many, while that goes on
+        self.watch: Progress = _report_nothing  # told of the same
         self._stages = replace(stages, scanner=None)  # which is the writer's alone
         self._billing = billing
         self._retention = retention
@@ -148,12 +150,19 @@ class Operations:
         """
         if prices != identify_prices(self._rater):
             raise OtherPrices
-        changed = self.books.rerate(
-            self._rater, scope, operator=operator, reason=reason, now_nanos=self._clock(), progress=_report_nothing
-        )
+        try:
+            changed = self.books.rerate(
+                self._rater, scope, operator=operator, reason=reason, now_nanos=self._clock(), progress=self._note
+            )
+        finally:
+            self.progress = None
         restated = self.billing.restate_terms(scope, operator=operator, reason=reason) if terms else 0
         self.fold()
         return {"changed": changed, "restated": restated}
+
+    def _note(self, done: int, total: int) -> None:
+        self.progress = done, total
+        self.watch(done, total)
 
     @property
     def clock(self) -> Callable[[], int]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,12 +19,18 @@ if TYPE_CHECKING:
 
 _TIMEOUT_SECONDS = 120.0
 _LONG_SECONDS = 3_600.0
+_WATCH_SECONDS = 0.5
 _LONG = frozenset({"rerate", "retention-apply"})
 _WITHOUT_LEDGER = frozenset({"stripe-plan", "stripe-apply"})  # an account may be set up before the first usage
 
 
-def operate_ledger(config: Config, name: str, arguments: dict[str, Any]) -> Any:
-    """Run an operation by name; the answer is its JSON value. Raises ClickException with the reason."""
+def operate_ledger(
+    config: Config, name: str, arguments: dict[str, Any], watch: Callable[[int, int], None] | None = None
+) -> Any:
+    """Run an operation by name; the answer is its JSON value. Raises ClickException with the reason.
+
+    `watch` is told how far a long one has come: what is done, and all there is to do.
+    """
     from otelbill_collector.announcement import find_sidecar
     from otelbill_collector.app import open_operations
     from otelbill_collector.commands import build_operate
@@ -40,6 +50,7 @@ def operate_ledger(config: Config, name: str, arguments: dict[str, Any]) -> Any:
         )
     try:
         with open_operations(config) as operations:
+            operations.watch = watch or operations.watch
             return build_operate(operations)[name](arguments)
     except LedgerLocked as error:
         found = find_sidecar(config.data_dir)
@@ -48,7 +59,8 @@ def operate_ledger(config: Config, name: str, arguments: dict[str, Any]) -> Any:
         _check_instance(found, error)
         address = found.api
         timeout = _LONG_SECONDS if name in _LONG else _TIMEOUT_SECONDS
-        return _post(f"http://{address}/v1/operations/{name}", arguments, config, timeout)
+        post = partial(_post, f"http://{address}/v1/operations/{name}", arguments, config, timeout)
+        return post() if watch is None else _follow(post, f"http://{address}/v1/progress", name, config, watch)
     except (
         UnknownEvent,
         UnknownGrant,
@@ -82,10 +94,25 @@ def _check_instance(found: Announced, locked: LedgerLocked) -> None:
         )
 
 
+def _follow(post: Callable[[], Any], url: str, name: str, config: Config, watch: Callable[[int, int], None]) -> Any:
+    """Ask the sidecar how far it has come for as long as the answer takes. Not being told is no reason to give up."""
+    with ThreadPoolExecutor(1) as executor:
+        answer = executor.submit(post)
+        while not wait([answer], timeout=_WATCH_SECONDS).done:
+            with suppress(httpx.HTTPError, ValueError):
+                shown = httpx.get(url, headers=_authorise(config), timeout=_WATCH_SECONDS, trust_env=False).json()
+                if shown.get(name):
+                    watch(*shown[name])
+        return answer.result()
+
+
+def _authorise(config: Config) -> dict[str, str]:
+    return {"authorization": f"Bearer {config.tokens[0]}"} if config.tokens else {}
+
+
 def _post(url: str, arguments: dict[str, Any], config: Config, timeout: float) -> Any:
-    headers = {"authorization": f"Bearer {config.tokens[0]}"} if config.tokens else {}
     try:
-        answer = httpx.post(url, json=arguments, headers=headers, timeout=timeout, trust_env=False)
+        answer = httpx.post(url, json=arguments, headers=_authorise(config), timeout=timeout, trust_env=False)
     except httpx.HTTPError as error:
         raise click.ClickException(f"the sidecar at {url} does not answer: {error}") from error
     try:

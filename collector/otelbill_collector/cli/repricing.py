@@ -176,7 +176,8 @@ def rerate(
         "operator": operator or find_user(),
         "reason": reason,
     }
-    answer = operate_ledger(config, "rerate", arguments)
+    with show_progress() as advance:
+        answer = operate_ledger(config, "rerate", arguments, partial(advance, "rate again"))
     if as_json:
         print_json(answer)
     else:

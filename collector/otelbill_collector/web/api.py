@@ -42,6 +42,7 @@ class ApiHandlers:
     list_held: Callable[[], Json]
     list_suspense: Callable[[], Json]
     stripe_status: Callable[[], Json]
+    show_progress: Callable[[], Json]
     operate: Mapping[str, Callable[[dict[str, Any]], Json]]
     not_found: tuple[type[Exception], ...]
     refused: tuple[type[Exception], ...]
@@ -73,6 +74,7 @@ def _list_routes(api: _Api) -> list[Route]:
         Route("/v1/held", api.show_held),
         Route("/v1/suspense", api.show_suspense),
         Route("/v1/stripe/status", api.show_stripe_status),
+        Route("/v1/progress", api.show_progress),
         Route("/v1/operations/{name}", api.operate, methods=["POST"]),
     ]
 
@@ -109,6 +111,9 @@ class _Api:
 
     async def show_stripe_status(self, request: Request) -> Response:
         return await self._answer(request, self._handlers.stripe_status)
+
+    async def show_progress(self, request: Request) -> Response:
+        return await self._answer(request, self._handlers.show_progress)
 
     async def operate(self, request: Request) -> Response:
         """Operator commands. JSON only, so that a page of another origin cannot post here without being asked."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -130,6 +132,25 @@ def test_a_part_of_a_period_or_of_its_usage_is_priced_by_event_only(
     for words in (("--from", "2026-11-02"), ("--to", "2026-11-29", "--from", "2026-11-01"), ("--model", "gpt-4o")):
         found = simulate(desk, tmp_path, OTHER, *words)["total"]
         assert (found["periods"], found["by_period_booked"], found["by_period"]) == (0, "0", "0")
+
+
+def test_rating_again_tells_how_far_it_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments done and segments in all, up to the last; a bar on a terminal is drawn from it."""
+    desk = Desk(tmp_path, monkeypatch, CARD)
+    post(desk)
+    desk.file.write_text(CARD.replace('"0.01"', '"0.02"'))
+    seen: list[tuple[str, int, int]] = []
+
+    @contextmanager
+    def show() -> Iterator[Callable[[str, int, int], None]]:
+        yield lambda step, done, total: seen.append((step, done, total))
+
+    monkeypatch.setattr("otelbill_collector.cli.repricing.show_progress", show)
+    desk.read("rerate", "--from", "2026-09-01", "--reason", "typing error", "--operator", "ann")
+    assert seen
+    assert {(step, total == seen[0][2]) for step, _, total in seen} == {("rate again", True)}
+    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+    assert seen[-1][1] == seen[-1][2]
 
 
 def test_the_dry_run_of_a_corrected_charge_is_what_rating_again_books(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
 import click
@@ -27,6 +27,51 @@ def test_a_command_on_a_folder_without_a_ledger_creates_none(tmp_path: Path, nam
     with pytest.raises(click.ClickException, match="no ledger in"):
         operate_ledger(Config(data_dir=folder), name, dict(_ASSIGN))
     assert not folder.exists()
+
+
+def test_a_long_command_is_followed_while_the_sidecar_works(tmp_path: Path) -> None:
+    """How far it has come is asked beside the answer, for as long as that takes; a poll that fails ends nothing."""
+    asked = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        polls = 0
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            assert asked.wait(30)
+            self._answer({"changed": 5})
+
+        def do_GET(self) -> None:
+            if self.path != "/v1/progress":
+                self._answer({})
+                return
+            Handler.polls += 1
+            if Handler.polls == 1:
+                self.send_error(500)
+                return
+            self._answer({"rerate": [3, 7]})
+            asked.set()
+
+        def _answer(self, value: object) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(value).encode())
+
+        def log_message(self, *_: object) -> None:
+            """Keep the test output clean."""
+
+    store = SqliteStore(tmp_path)
+    seen: list[tuple[int, int]] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        (tmp_path / ADDRESS_FILE).write_text(json.dumps({"api": f"127.0.0.1:{server.server_address[1]}"}))
+        answer = operate_ledger(Config(data_dir=tmp_path), "rerate", {}, lambda done, total: seen.append((done, total)))
+        server.shutdown()
+        thread.join()
+    store.close()
+    assert answer == {"changed": 5}
+    assert seen[0] == (3, 7)
 
 
 @pytest.fixture

@@ -55,11 +55,17 @@ def _build_application(books: TestBooks, token: str | None = None, hosts: tuple[
         list_held=list,
         list_suspense=lambda: [render_record(record) for record in read(list_suspense)],
         stripe_status=lambda: {"counts": {}, "lanes": [], "stops": [], "oldest_waiting_at": None},
+        show_progress=lambda: {"rerate": operations.progress},
         operate=build_operate(operations),
         not_found=(NothingFound, UnknownEvent),
         refused=(NoStripe,),
     )
     return build_api(handlers, hosts=hosts)
+
+
+def test_nothing_is_in_progress_where_nothing_is_rated_again(books: TestBooks) -> None:
+    """Who follows a long command is told when there is none."""
+    assert _client(books).get("/v1/progress").json() == {"rerate": None}
 
 
 def test_usage_is_answered_by_dimension_and_filter(books: TestBooks) -> None:
