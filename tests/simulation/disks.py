@@ -25,30 +25,30 @@ class Disk(Protocol):
 
 
 class MountedDisk:
-    """A file system in memory, filled by a file."""
+    """A file system in memory, whose size is changed: at once, however large it is."""
 
     def __init__(self, folder: Path, *, mebibytes: int) -> None:
         folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(folder)]
-        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+        self._folder = folder
+        self._size = mebibytes << 20
+        mounted = self._mount(f"size={self._size}", "-t", "tmpfs", "tmpfs")
         if mounted.returncode != 0:
             pytest.skip(f"mounting a small file system is not permitted here: {mounted.stderr.strip()}")
-        self._folder = folder
-        self._filler = folder / "filler"
+
+    def _mount(self, options: str, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["mount", "-o", options, *command, str(self._folder)], capture_output=True, text=True, check=False
+        )
 
     def fill(self, sidecar: Sidecar, *, leave: int) -> None:
-        """Write until about `leave` bytes are free."""
-        free = shutil.disk_usage(self._folder).free
-        # The sidecar writes at the same time: what no longer fits is as good as written.
-        with self._filler.open("ab", buffering=0) as filler:
-            try:
-                filler.write(bytes(max(0, free - leave)))
-            except OSError:
-                return
+        """Make it as small as what is in it and about `leave` bytes."""
+        size = shutil.disk_usage(self._folder).used + leave
+        while self._mount(f"remount,size={size}").returncode != 0:  # the sidecar writes at the same time
+            size = shutil.disk_usage(self._folder).used + leave
 
     def empty(self, sidecar: Sidecar) -> None:
-        """Take the file away."""
-        self._filler.unlink(missing_ok=True)
+        """Give it the size it had."""
+        assert self._mount(f"remount,size={self._size}").returncode == 0
 
     def unmount(self) -> None:
         """Give the file system back."""
