@@ -35,7 +35,7 @@ class TwinKeys:
             older.note(keys, emitters, np.ones(len(keys), dtype=np.bool_), most=0)
         younger.note(keys, emitters, met, most=self._half)
         if len(younger) >= self._half:
-            self._tables = (TwinTable(), younger)
+            self._tables = (younger.emptied(), younger)
 
     def forget(self) -> None:
         """Forget everything."""

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from otelbill_collector.native.loading import find_library, make_array, point_at
 
 _FULL_SIXTEENTHS = 11  # of the slots of a table are filled at most
+_GROWTH_BITS = (
+    3  # a commit waits while a table is moved: in steps of eight the last one moves an eighth of what it can hold
+)
 
 Prefixes = NDArray[np.int64]  # first eight bytes of claim keys, at any distance from each other
 
@@ -57,9 +60,9 @@ Pointers = NDArray[np.uint64]
 
 
 class KeyTable:
-    """Claim keys, each with the batch that has it and the place of the key there. Doubles its room as it fills."""
+    """Claim keys, each with the batch that has it and the place of the key there. Grows to eight times its size."""
 
-    def __init__(self, size: int = 1 << 10) -> None:
+    def __init__(self, size: int = 1 << 11) -> None:
         self._slots: NDArray[Any] = np.zeros(size, dtype=SLOT)
         self._filled = 0
 
@@ -125,7 +128,7 @@ class KeyTable:
     def _make_room(self, more: int) -> None:
         size = len(self._slots)
         while size * _FULL_SIXTEENTHS >> 4 < self._filled + more:
-            size <<= 1
+            size <<= _GROWTH_BITS
         if size == len(self._slots):
             return
         larger = np.zeros(size, dtype=SLOT)
@@ -143,11 +146,15 @@ TWIN = np.dtype([("prefix", "<u8"), ("emitter", "<u4"), ("unused", "<u4")])
 
 
 class TwinTable:
-    """Twin keys by their first eight bytes, each with the emitter of all its spans. Doubles its room as it fills."""
+    """Twin keys by their first eight bytes, each with the emitter of all its spans. Grows to eight times its size."""
 
-    def __init__(self, size: int = 1 << 10) -> None:
+    def __init__(self, size: int = 1 << 12) -> None:
         self._slots: NDArray[Any] = np.zeros(size, dtype=TWIN)
         self._filled = 0
+
+    def emptied(self) -> TwinTable:
+        """An empty table with as much room."""
+        return TwinTable(len(self._slots))
 
     def __len__(self) -> int:
         return self._filled
@@ -174,7 +181,7 @@ class TwinTable:
     def _make_room(self, more: int) -> None:
         size = len(self._slots)
         while size * _FULL_SIXTEENTHS >> 4 < self._filled + more:
-            size <<= 1
+            size <<= _GROWTH_BITS
         if size > len(self._slots):
             larger = np.zeros(size, dtype=TWIN)
             moved = _at(self._slots), ctypes.c_int64(len(self._slots)), _at(larger), ctypes.c_uint64(size - 1)
