@@ -26,7 +26,6 @@ from benchmarks.sidecars import REPOSITORY, run_sidecar
 
 _WARM_SECONDS = 1.0
 _SPARE = 1.5  # prepared requests, as a multiple of what the warm-up's rate needs
-_LARGE_REQUEST_SPANS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,7 @@ def add_load_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spans", type=int, default=512, help="spans per request")
     parser.add_argument("--trace-spans", type=int, default=1, help="spans per trace")
     parser.add_argument("--http-third", action="store_true", help="every third span is a plain HTTP span")
-    parser.add_argument("--connections", type=int, help="16; of requests under 256 spans 64")
+    parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--protocol", choices=("http", "grpc"), default="http")
     parser.add_argument("--gzip", action="store_true")
 
@@ -98,7 +97,7 @@ def build_traffic(options: argparse.Namespace) -> Traffic:
     return Traffic(
         protocol=options.protocol,
         gzip=options.gzip,
-        connections=options.connections or (16 if options.spans >= _LARGE_REQUEST_SPANS else 64),
+        connections=options.connections,
         seconds=options.seconds,
         requests_max=options.requests,
         rate=rate / options.spans if rate else None,
