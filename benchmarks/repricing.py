@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from otelbill_collector.domain.bulk_ids import derive_records, derive_span_events
+from otelbill_collector.domain.bulk_ids import derive_span_events
 from otelbill_collector.domain.ids import derive_response_key, derive_trace_key
 from otelbill_collector.domain.instants import DAY_NANOS, parse_instant
 from otelbill_collector.domain.money import format_attos
@@ -244,7 +244,6 @@ def _build_segment(
     ]  # fmt: skip
     columns: dict[str, Any] = {
         "event_id": [event.decode() for event in events],
-        "record_id": [item.hex() for item in derive_records(events, [0] * count, "usage")],
         "content": [span + span for span in spans],
         "received_nanos": ended + 2_000_000_000,
         "trace_id": traces,

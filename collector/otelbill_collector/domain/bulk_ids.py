@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from hashlib import sha256
 
 from otelbill_collector.domain.ids import derive_event_id, derive_record_id
@@ -23,17 +23,6 @@ def derive_first_records(events: Iterable[bytes]) -> list[bytes]:
     return [sha256(b"".join((_RECORD, event.hex().encode(), _FIRST))).digest()[:16] for event in events]
 
 
-def derive_records(events: Iterable[bytes], revisions: Sequence[int], kind: str) -> list[bytes]:
-    """`derive_record_id` of bookings of events, 16 bytes each; `events` are event ids as their 32 characters."""
-    name = kind.encode()
-    tails = {}
-    for revision in set(revisions):
-        number = b"%d" % revision
-        tails[revision] = b"".join((len(number).to_bytes(8, "big"), number, len(name).to_bytes(8, "big"), name))
-    pairs = zip(events, revisions, strict=True)
-    return [sha256(_RECORD + event + tails[revision]).digest()[:16] for event, revision in pairs]
-
-
 def _require_same_formula() -> None:
     """A change of `ids` that is not made here too must be seen at once, not in the books."""
     trace, span = bytes(range(16)), bytes(range(8))
@@ -43,8 +32,6 @@ def _require_same_formula() -> None:
         derive_event_id(trace, span, None),
         derive_record_id(event.hex(), 0, "usage"),
     ), "domain.bulk_ids and domain.ids disagree"
-    (again,) = derive_records([event.hex().encode()], [12], "reversal")
-    assert again.hex() == derive_record_id(event.hex(), 12, "reversal"), "domain.bulk_ids and domain.ids disagree"
 
 
 _require_same_formula()

@@ -133,16 +133,20 @@ def fill_filters(connection: sqlite3.Connection, known: KnownKeys, search: Claim
     """Have the keys of the newest days remembered, as many as there is room for, and the sieves of their runs made."""
     recent = list(list_recent_runs(connection, keys_max))
     known.expect(sum(run.entries for _, run in recent if run is not None))
-    with ThreadPoolExecutor(1) as adder:  # the next run is read meanwhile: the native library needs no lock
-        adding: Future[None] | None = None
+
+    def enter(run: Run, prefixes: Prefixes, day: int) -> None:
+        known.add(prefixes, day)
+        search.sieve(run, prefixes)
+
+    with ThreadPoolExecutor(1) as executor:  # the next run is read meanwhile: the native library needs no lock
+        entering: Future[None] | None = None
         for day, run in recent:
             prefixes = load_prefixes(connection, run.run_id) if run is not None else None
-            if adding is not None:
-                adding.result()
+            if entering is not None:
+                entering.result()
             if run is None or prefixes is None:  # no room for this day and those before
                 known.covered_from = day + 1
                 return
-            adding = adder.submit(known.add, prefixes, day)
-            search.sieve(run, prefixes)
-        if adding is not None:
-            adding.result()
+            entering = executor.submit(enter, run, prefixes, day)
+        if entering is not None:
+            entering.result()

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from otelbill_collector.domain.bulk_ids import derive_records
 from otelbill_collector.domain.instants import DAY_NANOS
 from otelbill_collector.domain.rating import Rater
 from otelbill_collector.domain.records import UsageRecord
@@ -32,6 +31,7 @@ from otelbill_collector.ledger.journal import (
     list_bodies,
     save_price_versions,
 )
+from otelbill_collector.ledger.packed import DERIVED
 from otelbill_collector.ledger.repricing import Scope, match_booked, match_scope
 from otelbill_collector.ledger.segment_schema import SCHEMA
 from otelbill_collector.ledger.segments import build_record, decode_table, encode_batch, fit_columns
@@ -291,16 +291,10 @@ def _encode_portion(found: Revisions, note: str, currency: str) -> Encoded:
     count = len(found)
     rows = found.rows
     revisions = read_integers(rows["revision"])
-    events = rows["event_id"].cast(pa.binary()).to_pylist()
-    named = derive_records(events, revisions.tolist(), "reversal") + derive_records(
-        events, (revisions + 1).tolist(), "usage"
-    )
     sign = pa.array(np.repeat(np.array([-1, 1], dtype=np.int8), count))
     columns: dict[str, pa.Array | pa.ChunkedArray] = {
         "sign": sign,
         "revision": pa.array(np.concatenate([revisions, revisions + 1])),
-        "record_id": _encode_ids(named),
-        "corrects": _double(rows["record_id"]),
         "note": pa.repeat(pa.scalar(note, type=pa.string()), 2 * count),
         "rating": _join(rows["rating"], found.rating),
         "price_version": _join(rows["price_version"], found.price_version),
@@ -308,8 +302,9 @@ def _encode_portion(found: Revisions, note: str, currency: str) -> Encoded:
         "charge": _join(rows["charge"], found.charge.encode()),
         "currency": _join(rows["currency"], pa.repeat(pa.scalar(currency, type=pa.string()), count)),
     }
-    arrays = [columns[item.name] if item.name in columns else _double(rows[item.name]) for item in SCHEMA]
-    batch = fit_columns(pa.table(arrays, names=SCHEMA.names)).combine_chunks().to_batches()[0]
+    kinds = [item for item in SCHEMA if item.name not in DERIVED]
+    arrays = [columns[item.name] if item.name in columns else _double(rows[item.name]) for item in kinds]
+    batch = pa.table(arrays, schema=pa.schema(kinds)).combine_chunks().to_batches()[0]
     ended = read_integers(rows["ended_nanos"])
     return Encoded(encode_batch(batch), int(ended.min()), int(ended.max()), 2 * count)
 
@@ -320,10 +315,3 @@ def _double(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _join(column: pa.ChunkedArray, new: pa.Array) -> pa.ChunkedArray:
     return pa.chunked_array([*column.chunks, *pa.chunked_array([new]).cast(column.type).chunks], type=column.type)
-
-
-def _encode_ids(ids: Sequence[bytes]) -> pa.Array:
-    """Ids of 16 bytes as texts of 32 characters each."""
-    ends = np.arange(0, 32 * len(ids) + 1, 32, dtype=np.int32)
-    text = b"".join(ids).hex().encode()
-    return pa.Array.from_buffers(pa.string(), len(ids), [None, pa.py_buffer(ends), pa.py_buffer(text)])
