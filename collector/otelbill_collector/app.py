@@ -46,7 +46,6 @@ from otelbill_collector.isolation import Isolator
 from otelbill_collector.jobs import Housekeeper, Job
 from otelbill_collector.ledger.booking import Alone
 from otelbill_collector.ledger.books import Books, UnknownEvent
-from otelbill_collector.ledger.claim_runs import merge_waiting
 from otelbill_collector.ledger.compaction import Compactor
 from otelbill_collector.ledger.credits import UnknownGrant
 from otelbill_collector.ledger.deadletters import count_dead_letters, list_dead_letters
@@ -259,7 +258,7 @@ class Sidecar:
             name="otelbill-files",
         )
         # By itself too: under load a merge is due every second, and looking up a late span takes longer without.
-        beside = [Job("claim runs", lambda _: merge_waiting(self._store)), Job("memory", memory.run)]
+        beside = [Job("claim runs", lambda _: self._stages.books.order_claims()), Job("memory", memory.run)]
         self._run_keeper = Housekeeper(beside, clock=self._clock, interval_seconds=_JOBS_SECONDS, name="otelbill-runs")
 
     def _price_waiting(self) -> None:

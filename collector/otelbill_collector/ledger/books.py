@@ -33,6 +33,7 @@ from otelbill_collector.ledger.booking import (
     book_members,
     collect_keys,
 )
+from otelbill_collector.ledger.claim_runs import merge_waiting
 from otelbill_collector.ledger.column_booking import ColumnRules
 from otelbill_collector.ledger.column_ids import identify_columns
 from otelbill_collector.ledger.correction_checks import check_correction
@@ -122,6 +123,11 @@ class Books:
     def known_keys(self) -> int:
         """Stored claim keys that are remembered, so that a new key is known to be new without a query."""
         return self._index.known_keys
+
+    def order_claims(self) -> None:
+        """Merge runs of claim keys that wait for it, and make what quickens look-ups in them. Beside the commits."""
+        merge_waiting(self.store)
+        self._index.search.make_sieves(self.store)
 
     def identify(self, columns: SpanColumns) -> IdentifiedColumns:
         """Spans in columns as `post` takes them. Asks no ledger, so any thread may do it before their turn."""

@@ -1,8 +1,9 @@
 """Look-ups of claim keys in the runs, through a sieve for each run in memory. Owns the sieves and their bound.
 
 A ledger of fifty million spans has two hundred runs. A sieve says of nearly all of them that a key is not there, so
-that a look-up reads the few that may have it, and to learn that a key is stored nowhere costs microseconds. Sieves are
-made when they are first asked for: a run never changes, and one that took the place of others has a number of its own.
+that a look-up reads the few that may have it, and to learn that a key is stored nowhere costs microseconds. A run
+never changes, and one that took the place of others has a number of its own. The sieve of a small one is made when it
+is first asked for, by the writer; those of others beside the commits (`make_sieves`), and until then these are read.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from otelbill_collector.ledger.claim_runs import (
 )
 from otelbill_collector.ledger.key_filters import KeyFilter, Prefixes, mark_in_each
 from otelbill_collector.ledger.known_keys import KnownKeys
+from otelbill_collector.ledger.sqlite import SqliteStore
 
 _BITS_PER_KEY = 12  # of runs that have not the key, one in 250 is read
 _SIEVED_MIN = 256  # entries: a smaller run is read as soon as asked
+_AT_ONCE_MAX = 1 << 17  # entries of which the writer makes sieves in one commit: more would hold it up
 
 
 class ClaimSearch:
@@ -39,14 +42,26 @@ class ClaimSearch:
     def __init__(self, entries_max: int) -> None:
         self._entries_max = entries_max
         self._sieves: dict[Run, KeyFilter] = {}
+        self._made: dict[Run, KeyFilter] = {}  # beside the commits, until the writer takes them over
         self._unsettled: list[Run] = []  # sieves made in the transaction in progress: their runs may yet vanish
 
     def sieve(self, run: Run, prefixes: Prefixes) -> None:
         """Make the sieve of a run that was read."""
         if len(prefixes) >= _SIEVED_MIN:
-            made = self._sieves[run] = KeyFilter(len(prefixes), _BITS_PER_KEY)
-            made.add(prefixes)
+            self._sieves[run] = _make_sieve(prefixes)
             self._unsettled.append(run)
+
+    def make_sieves(self, store: SqliteStore) -> int:
+        """Make the sieves that are missing, of committed runs; returns how many. For a thread beside the writer's."""
+        done = 0
+        for run in store.read(lambda connection: self._list_sieved(list_runs(connection))):
+            if run in self._sieves or run in self._made:
+                continue
+            prefixes = store.read(lambda connection, run=run: load_prefixes(connection, run.run_id))  # type: ignore[misc]
+            if len(prefixes) == run.entries:  # it is not gone meanwhile
+                self._made[run] = _make_sieve(prefixes)
+                done += 1
+        return done
 
     def find(self, connection: sqlite3.Connection, day: int, key: bytes) -> list[tuple[int, int]]:
         """(segment, position) of the bookings under a key within a day of `day`; may hold some of other keys and days.
@@ -114,19 +129,37 @@ class ClaimSearch:
     def _refresh(self, connection: sqlite3.Connection) -> Sequence[Run]:
         """The runs there are; those among the newest that can have a sieve get one, what is gone loses it."""
         runs = list_runs(connection)
-        room, kept = self._entries_max, set()
+        kept = set(self._list_sieved(runs))
+        for run in self._sieves.keys() - kept:
+            del self._sieves[run]
+        room = _AT_ONCE_MAX
+        for run in kept - self._sieves.keys():
+            if (made := self._made.pop(run, None)) is not None:
+                self._sieves[run] = made
+            elif run.entries <= room:
+                room -= run.entries
+                self.sieve(run, load_prefixes(connection, run.run_id))
+        for run in self._made.keys() - kept:
+            self._made.pop(run, None)
+        return runs
+
+    def _list_sieved(self, runs: Sequence[Run]) -> list[Run]:
+        """The runs that can have a sieve: the newest."""
+        room, found = self._entries_max, []
         for run in sorted(runs, key=lambda run: run.day_max, reverse=True):
             if run.entries < _SIEVED_MIN:
                 continue
             room -= run.entries
             if room < 0:
                 break
-            kept.add(run)
-        for run in self._sieves.keys() - kept:
-            del self._sieves[run]
-        for run in kept - self._sieves.keys():
-            self.sieve(run, load_prefixes(connection, run.run_id))
-        return runs
+            found.append(run)
+        return found
+
+
+def _make_sieve(prefixes: Prefixes) -> KeyFilter:
+    made = KeyFilter(len(prefixes), _BITS_PER_KEY)
+    made.add(prefixes)
+    return made
 
 
 def fill_filters(connection: sqlite3.Connection, known: KnownKeys, search: ClaimSearch, keys_max: int) -> None:

@@ -21,7 +21,7 @@ from otelbill_collector.native.loading import find_library
 
 _STRANGERS_MAX = 2_048
 _RECENT_SHARE = 3  # as many keys of spans in columns as of others are held: they take a tenth of the memory
-_TWIN_SHARE = 6  # and so many of which only the emitter is known, 16 bytes each: those of some seconds of full load
+_TWIN_SHARE = 20  # and so many of which only the emitter is known: what is forgotten costs a look-up in segments
 
 
 class Meeting(NamedTuple):

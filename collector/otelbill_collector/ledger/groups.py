@@ -58,10 +58,10 @@ class GroupIndex:
         self._keys_of = keys_of
         self._limits = limits
         self._known = KnownKeys(limits.known_keys_max)
-        self._search = ClaimSearch(limits.known_keys_max)
+        self.search = ClaimSearch(limits.known_keys_max)
         # Every member of the key, on whatever day; a span that stood alone so far is a row of its batch.
         self._fresh: dict[bytes, list[Member] | Row] = {}
-        self._columns = ColumnCompany(limits.keys_max, self._search)  # none of their keys in `_fresh`
+        self._columns = ColumnCompany(limits.keys_max, self.search)  # none of their keys in `_fresh`
         self._recent = self._columns.recent
         self._stored: OrderedDict[Key, list[Member]] = OrderedDict()  # every member within a day of the day
         self._members: WeakValueDictionary[str, Member] = WeakValueDictionary()
@@ -76,7 +76,7 @@ class GroupIndex:
 
     def remember(self, connection: sqlite3.Connection) -> None:
         """Fill the filters from the ledger, once, before anything else: newest days first, as far as there is room."""
-        fill_filters(connection, self._known, self._search, self._limits.known_keys_max >> 1)
+        fill_filters(connection, self._known, self.search, self._limits.known_keys_max >> 1)
 
     def expect(self, connection: sqlite3.Connection, keys: Sequence[tuple[bytes, ...]]) -> Set[bytes]:
         """The keys of a batch, given per span, under which a span may have company: in the batch, in memory or stored.
@@ -97,7 +97,7 @@ class GroupIndex:
         unknown = [key for key in distinct if key not in held] if held else list(distinct)
         doubtful = [unknown[place] for place in self._known.find(read_prefixes(unknown))]
         if doubtful and not self._columns.is_pruned:
-            doubtful = self._search.list_stored(connection, doubtful)
+            doubtful = self.search.list_stored(connection, doubtful)
         self._doubtful = set(doubtful)
         return linked | held | self._doubtful
 
@@ -140,7 +140,7 @@ class GroupIndex:
 
     def list_days(self, connection: sqlite3.Connection, key: bytes) -> list[int]:
         """Days under which a claim key may be booked."""
-        return list_booked_days(connection, self._search.find_of_any_day(connection, key))
+        return list_booked_days(connection, self.search.find_of_any_day(connection, key))
 
     def may_be_stored(self, key: bytes) -> bool:
         """Whether an expected key, which is not in memory, may be in the ledger on any of the days remembered."""
@@ -269,7 +269,7 @@ class GroupIndex:
         """Drop everything in memory, after a transaction failed: the database alone says what is booked."""
         self._fresh.clear()
         self._columns.forget()
-        self._search.forget()
+        self.search.forget()
         self._stored.clear()
         self._members.clear()
         self._tables.clear()
@@ -306,7 +306,7 @@ class GroupIndex:
     def settle(self) -> None:
         """After a commit: its members are found in the database from now on; evict the longest unused keys."""
         covered = self._known.covered_from
-        self._search.settle()
+        self.search.settle()
         for singles in self._arrived_singles:
             newest = max(candidate.ended_nanos for candidate in singles.candidates)
             self._known.add(read_prefixes(singles.list_keys()[0]), newest // DAY_NANOS)
@@ -354,7 +354,7 @@ class GroupIndex:
             self._stored.move_to_end(place)
             return members
         day, key = place
-        rows = self._search.find(connection, day, key)
+        rows = self.search.find(connection, day, key)
         members = self._load_members(connection, rows) if rows else []
         members = [member for member in members if key in member.keys and -1 <= member.day - day <= 1]
         # Members of the transaction in progress stand in memory only.

@@ -148,7 +148,7 @@ TWIN = np.dtype([("prefix", "<u8"), ("emitter", "<u4"), ("unused", "<u4")])
 class TwinTable:
     """Twin keys by their first eight bytes, each with the emitter of all its spans. Grows to eight times its size."""
 
-    def __init__(self, size: int = 1 << 12) -> None:
+    def __init__(self, size: int = 1 << 11) -> None:
         self._slots: NDArray[Any] = np.zeros(size, dtype=TWIN)
         self._filled = 0
 

@@ -6,6 +6,7 @@ import hashlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from otelbill_collector.ledger.claim_runs import (
 )
 from otelbill_collector.ledger.claim_search import ClaimSearch
 from otelbill_collector.ledger.schema import migrate_schema
+from otelbill_collector.ledger.sqlite import SqliteStore
 
 DAY = 20_000
 
@@ -52,6 +54,32 @@ def ledger(monkeypatch: pytest.MonkeyPatch) -> Iterator[sqlite3.Connection]:
 
 def count_sieved_runs(search: ClaimSearch) -> int:
     return len(search._sieves)
+
+
+def test_sieves_of_large_runs_are_made_beside_the_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guarantee: the writer makes none that would hold a commit up; it finds what it looks for before there is one, and
+    takes over those that another thread made, of runs that are still there.
+    """
+    monkeypatch.setattr(claim_search, "_SIEVED_MIN", 1)
+    monkeypatch.setattr(claim_search, "_AT_ONCE_MAX", 5)
+    search, store = ClaimSearch(10_000), SqliteStore(tmp_path)
+    for segment, numbers in enumerate((range(20), range(20, 23)), start=1):
+        store.transact(
+            lambda c, s=segment, n=numbers: append_claims(c, s, list(map(make_key, n)), range(len(n)), {DAY})  # type: ignore[misc]
+        )
+
+    def find(number: int) -> list[tuple[int, int]]:
+        return store.transact(lambda connection: search.find_of_any_day(connection, make_key(number)))
+
+    assert find(7) == [(1, 7)]
+    assert count_sieved_runs(search) == 1
+    assert search.make_sieves(store) == 1
+    assert search.make_sieves(store) == 0
+    assert find(7) == [(1, 7)]
+    assert find(21) == [(2, 1)]
+    assert find(99) == []
+    assert count_sieved_runs(search) == 2
+    store.close()
 
 
 COMMITS = st.lists(
