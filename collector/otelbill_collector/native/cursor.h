@@ -37,9 +37,11 @@ static inline bool ob_read_tag(Cursor *cursor, u32 *tag) {
     return found >= 8;
 }
 
+/* The parser takes lengths of five bytes at most, whatever they say. */
 static inline bool ob_read_part(Cursor *cursor, Cursor *part) {
+    const u8 *start = cursor->at;
     u64 size;
-    if (!ob_read_varint(cursor, &size) || size > ob_left(cursor)) return false;
+    if (!ob_read_varint(cursor, &size) || cursor->at - start > 5 || size > ob_left(cursor)) return false;
     part->at = cursor->at;
     part->end = cursor->at + size;
     cursor->at = part->end;

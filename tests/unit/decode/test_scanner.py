@@ -181,6 +181,10 @@ STRANGE_SPANS = {
     "a tag written too long": b"\xca\x00" + write_content(PAIR),
     "a tag past five bytes": b"\xff\xff\xff\xff\xff\xff\x01\x01",
     "a length written too long": b"\x4a" + bytes([len(PAIR) | 0x80, 0]) + PAIR,
+    "a length of five bytes": b"\x4a" + bytes([len(PAIR) | 0x80, 0x80, 0x80, 0x80, 0]) + PAIR,
+    "a length of six bytes": b"\x4a" + bytes([len(PAIR) | 0x80, 0x80, 0x80, 0x80, 0x80, 0]) + PAIR,
+    "a length of ten bytes": b"\x4a" + bytes([len(PAIR) | 0x80, *[0x80] * 8, 0]) + PAIR,
+    "a number of ten bytes": b"\xa0\x06" + bytes([0x85, *[0x80] * 8, 0]),
     "a length past the end": b"\x4a\x7f",
     "a length past all memory": b"\x4a" + write_number(2**63),
     "a value before its key": field(9, field(2, field(1, b"v")) + field(1, b"k")),
@@ -224,7 +228,7 @@ def test_common_fields_that_nobody_reads_do_not_keep_a_span_from_being_known() -
 
 def test_numbers_and_lengths_of_a_fixed_size_do_not_keep_a_span_from_being_known() -> None:
     """Encoders that know no size beforehand write varints longer than they have to be, which protobuf allows."""
-    for what in ("a number written too long", "a length written too long"):
+    for what in ("a number written too long", "a number of ten bytes", "a length written too long"):
         check_known(wrap(SPAN + STRANGE_SPANS[what]))
 
 
