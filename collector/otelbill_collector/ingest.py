@@ -44,6 +44,7 @@ class _Ready:
     """Requests that wait for their commit, and what was read of them, or why they could not be read together."""
 
     pending: Sequence[Pending]
+    size: int  # bytes of the requests
     read: Batch | Exception
 
 
@@ -99,37 +100,40 @@ class GroupCommitter:
         stopping = False
         while not stopping:
             pending, stopping = self._take_waiting()
-            read = [self._read(pending)] if pending else []
+            ready = [self._read(pending)] if pending else []
             with self._changed:
-                self._ready += read
+                self._ready += ready
                 self._has_ended = stopping
-                self._changed.notify()
+                self._changed.notify_all()
+                # What is read takes several times the memory of what was sent: no more than the next commit takes.
+                self._changed.wait_for(lambda: sum(part.size for part in self._ready) < self._batch_bytes_max)
 
     def _read(self, pending: Sequence[Pending]) -> _Ready:
+        size = sum(len(item.request.body) for item in pending)
         try:
-            return _Ready(pending, self._pipeline.read([item.request for item in pending]))
+            return _Ready(pending, size, self._pipeline.read([item.request for item in pending]))
         except Exception as fault:  # noqa: BLE001 the writer isolates it
-            return _Ready(pending, fault)
+            return _Ready(pending, size, fault)
 
     def _run_writer(self) -> None:
-        while (ready := self._take_ready()) is not None:
-            self._commit(ready)
+        while parts := self._take_ready():
+            self._commit(parts)
 
-    def _take_ready(self) -> _Ready | None:
-        """All that is read and goes together, or one part that could not be read; None at the end."""
+    def _take_ready(self) -> list[_Ready]:
+        """What is read and makes one commit, or one part that could not be read; nothing at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._ready or self._has_ended)
-            sound: list[Batch] = []
-            for ready in self._ready:
-                if isinstance(ready.read, Exception):
+            count = size = 0
+            for part in self._ready:
+                size += part.size
+                if count and (size > self._batch_bytes_max or isinstance(part.read, Exception)):
                     break
-                sound.append(ready.read)
-            if not sound:
-                return self._ready.pop(0) if self._ready else None
-            batch, count = join_batches(sound)
-            pending = [item for ready in self._ready[:count] for item in ready.pending]
-            del self._ready[:count]
-            return _Ready(pending, batch)
+                count += 1
+                if isinstance(part.read, Exception):
+                    break
+            taken, self._ready = self._ready[:count], self._ready[count:]
+            self._changed.notify_all()
+            return taken
 
     def _take_waiting(self) -> tuple[list[Pending], bool]:
         first = self._queue.get()
@@ -149,17 +153,26 @@ class GroupCommitter:
             size += len(item.request.body)
         return taken, False
 
-    def _commit(self, batch: _Ready) -> None:
+    def _commit(self, parts: Sequence[_Ready]) -> None:
+        waiting = [item for part in parts for item in part.pending]
         try:
-            if isinstance(batch.read, Exception):
-                raise batch.read
-            carried = self._pipeline.book(batch.read)
+            batches = join_batches([_require_read(part) for part in parts])
+        except Exception as fault:  # noqa: BLE001 reported there; the senders keep their requests
+            self._isolate_fault(waiting, fault)
+            return
+        for batch in batches:
+            pending, waiting = waiting[: len(batch.requests)], waiting[len(batch.requests) :]
+            self._book(pending, batch)
+
+    def _book(self, pending: Sequence[Pending], batch: Batch) -> None:
+        try:
+            carried = self._pipeline.book(batch)
         except sqlite3.OperationalError as error:
-            self._refuse_all(batch.pending, error)
-        except Exception as error:  # noqa: BLE001 reported below; the senders keep their requests
-            self._isolate_fault(batch.pending, error)
+            self._refuse_all(pending, error)
+        except Exception as error:  # noqa: BLE001 reported there; the senders keep their requests
+            self._isolate_fault(pending, error)
         else:
-            self._settle(batch.pending, carried)
+            self._settle(pending, carried)
 
     def _settle(self, pending: Sequence[Pending], carried: Carried) -> None:
         for item, answer in zip(pending, carried.answers, strict=True):
@@ -206,3 +219,10 @@ class GroupCommitter:
         except Exception:  # noqa: BLE001 logged with its traceback
             # What is observed is committed and answered; a fault here concerns metrics or forwarding only.
             _log.exception("a committed batch could not be reported to metrics or forwarding")
+
+
+def _require_read(part: _Ready) -> Batch:
+    """What was read. Raises what kept it from being read."""
+    if isinstance(part.read, Exception):
+        raise part.read
+    return part.read

@@ -112,23 +112,30 @@ def read_batch(requests: Sequence[Request], stages: Stages) -> Batch:
     return _scan(requests, stages) if stages.scanner else _read(requests, stages)
 
 
-def join_batches(batches: Sequence[Batch]) -> tuple[Batch, int]:
-    """As many of the batches as go together, from the first on, as one; and how many these are."""
-    taken: list[Batch] = []
+def join_batches(batches: Sequence[Batch]) -> list[Batch]:
+    """The same requests in as few batches as may be: columns go together while codes mean the same in them."""
+    joined: list[list[Batch]] = []
+    last: IdentifiedColumns | None = None
+    for batch in batches:
+        if not joined or (last is not None and batch.columns is not None and not last.goes_with(batch.columns)):
+            joined.append([])
+        joined[-1].append(batch)
+        last = batch.columns or last
+    return list(map(_join, joined))
+
+
+def _join(batches: Sequence[Batch]) -> Batch:
     parts: list[IdentifiedColumns] = []
     before = 0
     for batch in batches:
         if batch.columns is not None:
-            if parts and not parts[0].goes_with(batch.columns):
-                break
             if before:
                 batch.columns.spans.request += before  # the number of its request in the whole
             parts.append(batch.columns)
-        taken.append(batch)
         before += len(batch.requests)
-    requests = [request for batch in taken for request in batch.requests]
-    items = [item for batch in taken for item in batch.items]
-    return Batch(requests, items, join_identified(parts) if parts else None), len(taken)
+    requests = [request for batch in batches for request in batch.requests]
+    items = [item for batch in batches for item in batch.items]
+    return Batch(requests, items, join_identified(parts) if parts else None)
 
 
 def book_batch(batch: Batch, stages: Stages, now_nanos: int) -> Carried:

@@ -103,6 +103,36 @@ def test_requests_are_read_while_those_before_them_are_booked() -> None:
     assert batches == [1, 3]
 
 
+def test_what_is_read_ahead_and_what_is_committed_together_is_bounded() -> None:
+    """However much waits: a commit takes no more than its bound, and no more than for one is read before its turn."""
+    size, count, bound = 100, 60, 1_000  # the bound of _start
+    read: list[int] = []
+    booked: list[int] = []
+    running, release = threading.Event(), threading.Event()
+
+    def prepare(requests: Sequence[Request]) -> Batch:
+        read.append(len(requests))
+        return Batch(requests, ())
+
+    def book(batch: Batch) -> Carried:
+        booked.append(len(batch.requests))
+        running.set()
+        assert release.wait(10)
+        return _accept(batch.requests)
+
+    committer = _start(Pipeline(prepare, book, _accept))
+    futures = [committer.submit(Request(bytes(size), 0)) for _ in range(count)]
+    assert running.wait(10)
+    threading.Event().wait(0.3)  # would read on, did nothing keep it from that
+    ahead = sum(read) - booked[0]
+    release.set()
+    assert [future.result(10) for future in futures] == [RECEIPT] * count
+    committer.stop()
+    assert ahead <= 2 * bound // size
+    assert sum(read) == sum(booked) == count
+    assert max(booked) <= bound // size
+
+
 def test_requests_that_cannot_be_read_together_are_carried_one_by_one(caplog: pytest.LogCaptureFixture) -> None:
     """A fault in reading a batch keeps nobody out who can be read alone, and neither those before nor after it."""
 
