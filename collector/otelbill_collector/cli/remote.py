@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -96,14 +96,23 @@ def _check_instance(found: Announced, locked: LedgerLocked) -> None:
 
 def _follow(post: Callable[[], Any], url: str, name: str, config: Config, watch: Callable[[int, int], None]) -> Any:
     """Ask the sidecar how far it has come for as long as the answer takes. Not being told is no reason to give up."""
-    with ThreadPoolExecutor(1) as executor:
-        answer = executor.submit(post)
-        while not wait([answer], timeout=_WATCH_SECONDS).done:
+    ended = Event()
+
+    def ask() -> None:
+        while not ended.wait(_WATCH_SECONDS):
             with suppress(httpx.HTTPError, ValueError):
-                shown = httpx.get(url, headers=_authorise(config), timeout=_WATCH_SECONDS, trust_env=False).json()
+                shown = httpx.get(url, headers=_authorise(config), timeout=_TIMEOUT_SECONDS, trust_env=False).json()
                 if shown.get(name):
                     watch(*shown[name])
-        return answer.result()
+
+    asking = Thread(target=ask, name="otelbill-watch", daemon=True)
+    asking.start()
+    try:
+        answer = post()  # in this thread, where Ctrl-C arrives
+    finally:
+        ended.set()
+    asking.join(_WATCH_SECONDS)  # so that hardly anything is told after the end
+    return answer
 
 
 def _authorise(config: Config) -> dict[str, str]:
