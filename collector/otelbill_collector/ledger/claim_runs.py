@@ -126,27 +126,6 @@ def read_entries(body: bytes) -> Entries:
     return np.frombuffer(body, dtype=_ENTRY)
 
 
-def find_claims(connection: sqlite3.Connection, day: int, key: bytes) -> list[tuple[int, int]]:
-    """(segment, position) of the bookings under a key within a day of `day`; may hold some of other keys and days."""
-    prefix = int(read_prefixes([key])[0])
-    found: list[tuple[int, int]] = []
-    for run in list_runs(connection):
-        if run.day_max >= day - 1 and run.day_min <= day + 1:
-            found.extend(search_run(connection, run.run_id, prefix))
-    found.extend(find_in_table(connection, key, (day - 1, day, day + 1)))
-    return found
-
-
-def find_claims_of_any_day(connection: sqlite3.Connection, key: bytes) -> list[tuple[int, int]]:
-    """The same whatever the day, at the price of a search in every run; may hold some of other keys."""
-    prefix = int(read_prefixes([key])[0])
-    found: list[tuple[int, int]] = []
-    for run in list_runs(connection):
-        found.extend(search_run(connection, run.run_id, prefix))
-    found.extend(find_in_table(connection, key))
-    return found
-
-
 def find_in_table(
     connection: sqlite3.Connection, key: bytes, days: Sequence[int] | None = None
 ) -> list[tuple[int, int]]:

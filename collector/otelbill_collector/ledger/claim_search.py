@@ -34,7 +34,7 @@ _AT_ONCE_MAX = 1 << 17  # entries of which the writer makes sieves in one commit
 
 
 class ClaimSearch:
-    """Runs of an open ledger, as the writer sees them inside its transactions. Not thread-safe.
+    """Runs of an open ledger, as the writer sees them inside its transactions. But for `make_sieves` not thread-safe.
 
     At most `entries_max` entries are in sieves, those of the newest days; other runs are searched without one.
     """
@@ -42,7 +42,7 @@ class ClaimSearch:
     def __init__(self, entries_max: int) -> None:
         self._entries_max = entries_max
         self._sieves: dict[Run, KeyFilter] = {}
-        self._made: dict[Run, KeyFilter] = {}  # beside the commits, until the writer takes them over
+        self._made: dict[Run, KeyFilter] = {}  # beside the commits; the writer takes them over, or drops them
         self._unsettled: list[Run] = []  # sieves made in the transaction in progress: their runs may yet vanish
 
     def sieve(self, run: Run, prefixes: Prefixes) -> None:
@@ -64,14 +64,11 @@ class ClaimSearch:
         return done
 
     def find(self, connection: sqlite3.Connection, day: int, key: bytes) -> list[tuple[int, int]]:
-        """(segment, position) of the bookings under a key within a day of `day`; may hold some of other keys and days.
-
-        The same as `claim_runs.find_claims`.
-        """
+        """(segment, position) of the bookings under a key within a day of `day`; may hold others' and of other days."""
         return self._find(connection, key, (day - 1, day, day + 1))
 
     def find_of_any_day(self, connection: sqlite3.Connection, key: bytes) -> list[tuple[int, int]]:
-        """The same whatever the day, as `claim_runs.find_claims_of_any_day`."""
+        """The same whatever the day."""
         return self._find(connection, key, None)
 
     def list_stored(self, connection: sqlite3.Connection, keys: Sequence[bytes]) -> list[bytes]:
@@ -139,7 +136,7 @@ class ClaimSearch:
             elif run.entries <= room:
                 room -= run.entries
                 self.sieve(run, load_prefixes(connection, run.run_id))
-        for run in self._made.keys() - kept:
+        for run in set(self._made) - kept:  # a copy made at once: another thread may add to it
             self._made.pop(run, None)
         return runs
 

@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from otelbill_collector.native.loading import find_library, make_array, point_at
 
 _FULL_SIXTEENTHS = 11  # of the slots of a table are filled at most
-_GROWTH_BITS = (
-    3  # a commit waits while a table is moved: in steps of eight the last one moves an eighth of what it can hold
-)
+_GROWTH_BITS = 3  # to eight times the size: a commit waits while keys are moved, which is seldom then, and of few keys
 
 Prefixes = NDArray[np.int64]  # first eight bytes of claim keys, at any distance from each other
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,35 +18,22 @@ from hypothesis import strategies as st
 from otelbill_collector.ledger import claim_runs, key_filters
 from otelbill_collector.ledger.claim_runs import (
     append_claims,
-    find_claims,
     list_recent_runs,
     merge_claims,
     merge_waiting,
     read_prefixes,
 )
 from otelbill_collector.ledger.known_keys import KnownKeys
-from otelbill_collector.ledger.schema import migrate_schema
 from otelbill_collector.ledger.sqlite import SqliteStore
 from otelbill_collector.native.links import sort_entries
 from otelbill_collector.native.loading import find_library
-
-DAY = 20_000
-
-
-def make_key(number: int) -> bytes:
-    return hashlib.sha256(str(number).encode()).digest()[:16]
+from tests.claim_ledger import DAY, find_claims, make_key, open_ledger
 
 
 @pytest.fixture
 def ledger() -> Iterator[sqlite3.Connection]:
     with closing(open_ledger()) as connection:
         yield connection
-
-
-def open_ledger() -> sqlite3.Connection:
-    connection = sqlite3.connect(":memory:", isolation_level=None)
-    migrate_schema(connection)
-    return connection
 
 
 COMMITS = st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=9), min_size=1, max_size=70)
@@ -70,7 +56,7 @@ def test_every_place_of_a_key_is_found_after_any_merges(
             for position, number in enumerate(numbers):
                 wanted[number].add((segment, position))
         for number in range(13):
-            found = find_claims(connection, DAY, make_key(number))
+            found = find_claims(connection, make_key(number), DAY)
             assert len(found) == len(set(found))
             assert set(found) == wanted[number]
 
@@ -81,21 +67,21 @@ def test_runs_stay_few(ledger: sqlite3.Connection) -> None:
         append_claims(ledger, segment, [make_key(segment)], [0], {DAY})
     (runs,) = ledger.execute("SELECT count(*) FROM claim_run").fetchone()
     assert runs <= 64 + 2 * 16
-    assert find_claims(ledger, DAY, make_key(77)) == [(77, 0)]
+    assert find_claims(ledger, make_key(77), DAY) == [(77, 0)]
 
 
 def test_keys_are_looked_for_in_the_days_around(ledger: sqlite3.Connection) -> None:
     """Guarantee: a run of the day before or after is searched, one of two days away is not."""
     for segment, day in enumerate((DAY - 2, DAY - 1, DAY, DAY + 1, DAY + 2), start=1):
         append_claims(ledger, segment, [make_key(1)], [0], {day})
-    assert sorted(find_claims(ledger, DAY, make_key(1))) == [(2, 0), (3, 0), (4, 0)]
+    assert sorted(find_claims(ledger, make_key(1), DAY)) == [(2, 0), (3, 0), (4, 0)]
 
 
 def test_keys_written_before_there_were_runs_are_found(ledger: sqlite3.Connection) -> None:
     """Guarantee: a ledger of an older version keeps its groups."""
     ledger.execute("INSERT INTO claim_key VALUES (?, ?, 7, 3)", (DAY, make_key(1)))
     append_claims(ledger, 8, [make_key(1)], [0], {DAY})
-    assert sorted(find_claims(ledger, DAY + 1, make_key(1))) == [(7, 3), (8, 0)]
+    assert sorted(find_claims(ledger, make_key(1), DAY + 1)) == [(7, 3), (8, 0)]
     days = list(list_recent_runs(ledger, 1_000))
     assert days[-1] == (DAY, None), "its days must not be taken for known"
 

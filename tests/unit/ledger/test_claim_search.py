@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,33 +15,19 @@ from hypothesis import strategies as st
 from otelbill_collector.ledger import claim_runs, claim_search, key_filters
 from otelbill_collector.ledger.claim_runs import (
     append_claims,
-    find_claims,
-    find_claims_of_any_day,
     keep_claims,
     list_runs,
     merge_claims,
     search_run,
 )
 from otelbill_collector.ledger.claim_search import ClaimSearch
-from otelbill_collector.ledger.schema import migrate_schema
 from otelbill_collector.ledger.sqlite import SqliteStore
-
-DAY = 20_000
-
-
-def make_key(number: int) -> bytes:
-    return hashlib.sha256(str(number).encode()).digest()[:16]
+from tests.claim_ledger import DAY, find_claims, make_key, open_ledger
 
 
 def join(numbers: list[int]) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
     raw = b"".join(map(make_key, numbers))
     return np.frombuffer(raw, dtype=np.uint8).reshape(-1, 16)
-
-
-def open_ledger() -> sqlite3.Connection:
-    connection = sqlite3.connect(":memory:", isolation_level=None)
-    migrate_schema(connection)
-    return connection
 
 
 @pytest.fixture
@@ -107,8 +92,8 @@ def test_a_look_up_through_sieves_finds_what_a_full_search_finds(
                 continue
             for number in asked:
                 found = search.find(connection, DAY + 1, make_key(number))
-                assert sorted(found) == sorted(find_claims(connection, DAY + 1, make_key(number)))
-            stored = [bool(find_claims_of_any_day(connection, make_key(number))) for number in asked]
+                assert sorted(found) == sorted(find_claims(connection, make_key(number), DAY + 1))
+            stored = [bool(find_claims(connection, make_key(number))) for number in asked]
             assert search.mark_stored(connection, join(asked)).tolist() == stored
             assert sum(run.entries for run in search._sieves) <= entries_max
             search.settle()
