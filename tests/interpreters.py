@@ -1,13 +1,10 @@
 """Run the tests on every CPython from 3.11 up on this machine: `python -m tests.interpreters [pytest arguments]`.
 
-With OTELBILL_INTERPRETERS=farthest only on the one whose version is the farthest from that of this interpreter: what
-breaks between two versions shows at the ends. Each interpreter gets a virtual environment of its own beside .venv,
-filled from the same pinned requirement file.
+Each interpreter gets a virtual environment of its own beside .venv, filled from the same pinned requirement file.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -57,8 +54,6 @@ def main() -> int:
     arguments = sys.argv[1:] or ["-q", "-m", "not e2e and not slow", "-n", "2"]
     failed = []
     found = list(find_interpreters())
-    if os.environ.get("OTELBILL_INTERPRETERS") == "farthest":
-        found = sorted(found, key=lambda pair: abs(int(pair[0].partition(".")[2]) - sys.version_info.minor))[-1:]
     for version, command in found:
         print(f"== CPython {version} ({command})", flush=True)
         if run_tests(version, command, arguments):
