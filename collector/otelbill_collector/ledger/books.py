@@ -55,7 +55,7 @@ from otelbill_collector.ledger.pruned_sums import resume_folds
 from otelbill_collector.ledger.pruning import Seen, append_pruning
 from otelbill_collector.ledger.refusals import refuse_pruned, refuse_pruned_columns
 from otelbill_collector.ledger.repricing import Progress, Scope
-from otelbill_collector.ledger.rerating import Rerating, Revisions, Written
+from otelbill_collector.ledger.rerating import Rerating, Written
 from otelbill_collector.ledger.resolutions import (
     NotHeld,
     Resolution,
@@ -256,33 +256,31 @@ class Books:
         note = f"rated again by {operator}: {reason}"
         told = self._corrections.event_ids | self._resolutions.keys()
         run = Rerating(rater, scope, note, told, lambda item: collect_keys(item, self._rules.claim_keys), end)
-        before, changed = end + 1, 0
-        while batch := self.store.read(partial(run.read_batch, before=before)):
-            for found in batch.list_commits():
-                changed += self._append_revisions(run, found, now_nanos)
+        changed = 0
+        for batch in run.prepare_all(self.store):
+            changed += sum(self._append_revisions(run, written, now_nanos) for written in batch.parts)
             for place in range(0, len(batch.records), _WAITING_BATCH):
                 records = batch.records[place : place + _WAITING_BATCH]
                 booking = self._transact(partial(self._rebook_all, records=records, now_nanos=now_nanos, note=note))
                 changed += sum(record.sign > 0 for record in booking.records)
-            before = batch.first
-            progress(end + 1 - before, end)
+            progress(end + 1 - batch.first, end)
         return changed
 
-    def _append_revisions(self, run: Rerating, found: Revisions, now_nanos: int) -> int:
+    def _append_revisions(self, run: Rerating, written: Written, now_nanos: int) -> int:
         """Append them in one transaction, which only has to write: all else was done before. Returns how many."""
-        while len(found):
-            written = run.write(found)
 
-            def work(connection: sqlite3.Connection, written: Written = written) -> bool:
-                if not run.append(connection, written, now_nanos):
-                    return False
-                self._index.evict_events(written.event_ids)
-                return True
+        def work(connection: sqlite3.Connection) -> bool:
+            if not run.append(connection, written, now_nanos):
+                return False
+            self._index.evict_events(written.found.list_event_ids())
+            return True
 
-            if self._transact(work):
-                return len(found)
-            found = run.leave_late(found)
-        return 0
+        while not self._transact(work):
+            left = run.leave_late(written.found)
+            if not len(left):
+                return 0
+            written = run.write(left)
+        return len(written.found)
 
     def correct(self, wish: Wish) -> Booking:
         """Book events as an operator wants them: a reversal and a revision each, that carry the reason.

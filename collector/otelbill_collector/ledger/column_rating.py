@@ -32,6 +32,7 @@ from otelbill_collector.domain.usage import (
     RatingState,
 )
 from otelbill_collector.ledger.amount_columns import QUANTITY_LIMIT, Amounts, encode_attos, multiply_prices
+from otelbill_collector.ledger.packed import make_array, make_texts
 from otelbill_collector.ledger.segments import parse_quantities, read_quantities
 from otelbill_collector.ledger.sums import Groups, Key, encode_key, group_rows, read_integers
 
@@ -68,9 +69,15 @@ class RatedRows:
     cost: Amounts
     charge: Amounts
 
-    def choose_texts(self, texts: Sequence[str | None], rows: Int64s) -> pa.Array:
+    def choose_texts(self, texts: Sequence[str | None], rows: Int64s) -> pa.DictionaryArray:
         """A text for each form, as a column of some rows."""
-        return pa.array(texts, type=pa.string()).take(pa.array(self.form[rows]))
+        places = {text: place for place, text in enumerate(dict.fromkeys(text for text in texts if text is not None))}
+        of_form = [-1 if text is None else places[text] for text in texts]
+        codes = np.array(of_form, dtype=np.int32)[self.form[rows]]
+        known = codes >= 0
+        return pa.DictionaryArray.from_arrays(
+            make_array(pa.int32(), codes, None if known.all() else known), make_texts(list(places))
+        )
 
 
 class ColumnRater:

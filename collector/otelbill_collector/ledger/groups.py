@@ -28,7 +28,7 @@ from otelbill_collector.domain.usage import Candidate
 from otelbill_collector.ledger.claim_runs import read_prefixes
 from otelbill_collector.ledger.claim_search import ClaimSearch, fill_filters
 from otelbill_collector.ledger.column_company import ColumnCompany, Meeting
-from otelbill_collector.ledger.id_sets import IdSet, pack_ids
+from otelbill_collector.ledger.id_sets import Ids, IdSet, pack_ids
 from otelbill_collector.ledger.known_keys import KnownKeys
 from otelbill_collector.ledger.lineage import list_booked_days
 from otelbill_collector.ledger.members import ColumnSingles, Member, Row, Singles
@@ -278,16 +278,16 @@ class GroupIndex:
         self._arrived_columns.clear()
         self._uncommitted.clear()
 
-    def evict_events(self, event_ids: Iterable[str]) -> None:
+    def evict_events(self, event_ids: Ids) -> None:
         """Drop spans from memory that were booked anew past it: whoever asks for them finds them in the database.
 
         To be called in the transaction that books them, with nothing arrived in it.
         """
-        names = set(event_ids)
-        for event_id in names.intersection(self._members.keys()):
-            if (member := self._members.pop(event_id, None)) is not None:
-                self._evict_keys(member.day, member.keys)
-        wanted = IdSet(pack_ids(bytes.fromhex("".join(names))))
+        if self._members:
+            for event_id in {event.tobytes().hex() for event in event_ids}.intersection(self._members.keys()):
+                if (member := self._members.pop(event_id, None)) is not None:
+                    self._evict_keys(member.day, member.keys)
+        wanted = IdSet(event_ids)
         for singles in list(self._singles):
             for row in np.flatnonzero(wanted.match(pack_ids(b"".join(singles.events)))).tolist():
                 self._evict_keys(singles.candidates[row].ended_nanos // DAY_NANOS, singles.keys[row])

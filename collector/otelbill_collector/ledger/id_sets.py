@@ -15,6 +15,11 @@ def pack_ids(body: bytes) -> Ids:
     return np.frombuffer(body, dtype="<u8").reshape(-1, 2)
 
 
+def view_ids(raw: NDArray[np.uint8]) -> Ids:
+    """Ids as [n, 16]."""
+    return np.ascontiguousarray(raw).view("<u8")
+
+
 def read_ids(column: pa.ChunkedArray | pa.Array) -> Ids:
     """Ids that are 32 hexadecimal characters each."""
     return pack_ids(bytes.fromhex("".join(column.to_pylist())))
@@ -38,6 +43,12 @@ class IdSet:
         while self._arrays and len(self._arrays[-1]) <= len(ids):
             ids = np.concatenate([self._arrays.pop(), ids])
         self._arrays.append(ids[np.argsort(ids[:, 0], kind="stable")])
+
+    def copy(self) -> IdSet:
+        """The set as it is now; shares the ids."""
+        found = IdSet()
+        found._arrays = list(self._arrays)
+        return found
 
     def match(self, ids: Ids) -> Flags:
         """Which of the ids are in the set."""

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from otelbill_collector.domain.usage import STANDARD_UNITS
-from otelbill_collector.ledger.segment_schema import AMOUNT
+from otelbill_collector.ledger.segment_schema import AMOUNT, SCHEMA
 
 FORM = 2  # 1 is the columns of `segment_schema` as they are, without a word of it in the metadata
 _KEY = b"otelbill"
@@ -38,6 +38,9 @@ BYTES = frozenset({"trace_id", "span_id", "parent_span_id", "winner_trace_id", "
 DERIVED = frozenset({"record_id", "corrects"})  # of event_id, revision and sign
 ATTOS = {"cost": "cost_attos", "charge": "charge_attos"}  # the name where 64 bits hold every amount
 ALIKE = {"charge": "cost", "request_model": "model"}  # left out where the other column says the same in every row
+PACKED = (*(name for name in SCHEMA.names if name not in DERIVED), TOLD)
+"""Columns of a packed batch: names and lists as dictionaries of text, digests as bytes, amounts as 64-bit attos where
+those fit, and what follows from other columns null."""
 _HEX = np.frombuffer(bytes(range(256)).hex().encode(), dtype="<u2")
 
 Constant = None | bool | int | str

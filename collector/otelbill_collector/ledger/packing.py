@@ -19,12 +19,14 @@ from otelbill_collector.ledger.packed import (
     DECIDED,
     DERIVED,
     LISTS,
+    PACKED,
     TOLD,
     Constant,
     Form,
     make_array,
     make_scalar,
     narrow_attos,
+    read_known,
     render_hex,
     render_units,
     repeat_value,
@@ -35,11 +37,10 @@ from otelbill_collector.ledger.segment_schema import AMOUNT, NAMES, SCHEMA
 _OPTIONS = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", 1), use_threads=False)
 _DICTIONARY_ROWS_MIN = 256  # a dictionary is a message of its own, of some 200 bytes
 _EVENT_BYTES = 16
+_CODED = pa.dictionary(pa.int32(), pa.string())
 _CODES = tuple((1 << kind.bit_width - 1, kind) for kind in (pa.int8(), pa.int16(), pa.int32()))
 _NIBBLES = np.full(256, 16, dtype=np.uint8)
 _NIBBLES[np.frombuffer(b"0123456789abcdef", dtype=np.uint8)] = np.arange(16)
-PACKED = (*(name for name in SCHEMA.names if name not in DERIVED), TOLD)
-"""Columns of a batch that `write_packed` takes."""
 
 
 def pack_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -105,12 +106,8 @@ def _pack_hex(column: pa.Array) -> pa.Array:
 
 def write_packed(batches: Sequence[pa.RecordBatch]) -> bytes:
     """One segment with the rows of one batch or two, in their order, as one Arrow IPC stream of one batch."""
-    first, *rest = batches
-    columns = dict(zip(first.schema.names, first.columns, strict=True))
-    for batch in rest:
-        columns = {name: _join(name, column, batch.column(name)) for name, column in columns.items()}
-    rows = sum(batch.num_rows for batch in batches)
-    stored, form = _settle(columns, rows)
+    batch = join_packed(batches)
+    stored, form = _settle(dict(zip(batch.schema.names, batch.columns, strict=True)), batch.num_rows)
     schema = pa.schema([(name, array.type) for name, array in stored.items()], metadata=form.render())
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema, options=_OPTIONS) as writer:
@@ -118,16 +115,37 @@ def write_packed(batches: Sequence[pa.RecordBatch]) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _join(name: str, one: pa.Array, other: pa.Array) -> pa.Array:
-    """The rows of both, in a type that holds both."""
-    if pa.types.is_dictionary(one.type):
-        parts = [
-            pa.DictionaryArray.from_arrays(part.indices.cast(pa.int32()), part.dictionary) for part in (one, other)
-        ]
-        return pa.chunked_array(parts).unify_dictionaries().combine_chunks()
-    if one.type != other.type:
-        one, other = (_widen(name, part) for part in (one, other))
-    return pa.concat_arrays([one, other])
+def join_packed(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """The rows of packed batches, in their order, as one."""
+    if len(batches) == 1:
+        return batches[0]
+    columns = [join_columns(name, [batch.column(name) for batch in batches]) for name in PACKED]
+    return pa.record_batch(columns, names=list(PACKED))
+
+
+def join_columns(name: str, parts: Sequence[pa.Array]) -> pa.Array:
+    """The rows of all, in a type that holds them."""
+    if pa.types.is_dictionary(parts[0].type):
+        coded = [part if part.type == _CODED else recode(part, pa.int32()) for part in parts]
+        return pa.chunked_array(coded).unify_dictionaries().combine_chunks()
+    if any(part.type != parts[0].type for part in parts):
+        parts = [_widen(name, part) for part in parts]
+    return pa.concat_arrays(parts)
+
+
+def drop_unused(column: pa.DictionaryArray) -> pa.DictionaryArray:
+    """A dictionary column without the values that none of its rows has."""
+    indices = column.indices if not column.null_count else column.indices.fill_null(len(column.dictionary))
+    codes = indices.to_numpy()
+    used = np.zeros(len(column.dictionary) + 1, dtype=bool)
+    used[codes] = True
+    if used[:-1].all():
+        return column
+    places = np.cumsum(used, dtype=np.int32) - 1
+    kept = make_array(pa.int64(), np.flatnonzero(used[:-1]))
+    return pa.DictionaryArray.from_arrays(
+        make_array(pa.int32(), places[codes], read_known(column.indices)), column.dictionary.take(kept)
+    )
 
 
 def _widen(name: str, column: pa.Array) -> pa.Array:
@@ -172,10 +190,11 @@ def _settle_names(column: pa.DictionaryArray, rows: int) -> pa.Array:
     if rows < _DICTIONARY_ROWS_MIN or 2 * values > rows:
         return _settle_text(column.dictionary_decode())
     kind = next(kind for limit, kind in _CODES if values <= limit)
-    return column if column.indices.type == kind else _recode(column, kind)
+    return column if column.indices.type == kind else recode(column, kind)
 
 
-def _recode(column: pa.DictionaryArray, kind: pa.DataType) -> pa.DictionaryArray:
+def recode(column: pa.DictionaryArray, kind: pa.DataType) -> pa.DictionaryArray:
+    """A dictionary column with codes of another size."""
     return pa.DictionaryArray.from_arrays(column.indices.cast(kind), column.dictionary)
 
 

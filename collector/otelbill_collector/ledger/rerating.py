@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ from otelbill_collector.domain.usage import Candidate, RatingState, UsageSource
 from otelbill_collector.ledger.amount_columns import Amounts
 from otelbill_collector.ledger.claim_runs import ClaimReader, Entries, append_entries, make_entries
 from otelbill_collector.ledger.column_rating import RATING_COLUMNS, ColumnRater, RatedRows
-from otelbill_collector.ledger.id_sets import IdSet, read_ids
+from otelbill_collector.ledger.id_sets import Ids, IdSet, pack_ids, read_ids, view_ids
 from otelbill_collector.ledger.journal import (
     Encoded,
     append_encoded,
@@ -31,11 +33,12 @@ from otelbill_collector.ledger.journal import (
     list_bodies,
     save_price_versions,
 )
-from otelbill_collector.ledger.packed import DERIVED
+from otelbill_collector.ledger.packed import make_array, make_texts, narrow_attos, repeat_value
+from otelbill_collector.ledger.packing import drop_unused, join_columns, join_packed, write_packed
 from otelbill_collector.ledger.repricing import Scope, match_booked, match_scope
-from otelbill_collector.ledger.segment_schema import SCHEMA
-from otelbill_collector.ledger.segments import build_record, decode_table, encode_batch, fit_columns
-from otelbill_collector.ledger.sums import read_integers
+from otelbill_collector.ledger.segments import decode_packed, decode_records, decode_table
+from otelbill_collector.ledger.sqlite import SqliteStore
+from otelbill_collector.ledger.unpacking import derive_record_ids
 
 Int64s = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -52,66 +55,98 @@ _GUESSED = pa.array([UsageSource.ESTIMATED.value, UsageSource.UNKNOWN.value])  #
 
 @dataclass(frozen=True, slots=True)
 class Revisions:
-    """Rows in force whose amounts change, with what they become, column by column.
+    """Rows in force whose amounts change, packed, with what they become, column by column.
 
-    `places` say where a row stands, as segment and position in one number; `entries` are the claim entries of the rows'
-    segments, `bodies` the contents of price versions; both for more rows than these.
+    `entries` are the claim entries of the rows, and `owners` the row of each, in order. `bodies` are the contents of
+    price versions, maybe of more than these rows name.
     """
 
-    rows: pa.Table
-    rating: pa.Array
-    price_version: pa.Array
+    rows: pa.RecordBatch
+    rating: pa.DictionaryArray
+    price_version: pa.DictionaryArray
     cost: Amounts
     charge: Amounts
-    places: Int64s
     entries: Entries
+    owners: Int64s
     bodies: Mapping[str, str]
 
     def __len__(self) -> int:
-        return len(self.places)
+        return int(self.rows.num_rows)
+
+    def list_record_ids(self) -> Ids:
+        """The bookings that are to be reversed."""
+        return _derive_records(self.rows)
+
+    def list_event_ids(self) -> Ids:
+        """Their events."""
+        return _read_events(self.rows)
 
     def choose(self, wanted: Int64s) -> Revisions:
-        """Some of the rows."""
+        """Some of the rows, in their order."""
         taken = pa.array(wanted)
         columns = [item.take(taken) for item in (self.rows, self.rating, self.price_version)]
-        return self._rebuild(columns, wanted)
+        places = np.full(len(self), -1, dtype=np.int64)
+        places[wanted] = np.arange(len(wanted))
+        owners = places[self.owners]
+        return self._rebuild(columns, wanted, self.entries[owners >= 0], owners[owners >= 0])
 
     def cut(self, size: int) -> Iterator[Revisions]:
         """All rows in portions, which copy nothing."""
         for start in range(0, len(self), size):
             columns = [item.slice(start, size) for item in (self.rows, self.rating, self.price_version)]
-            yield self._rebuild(columns, slice(start, start + size))
+            first, last = np.searchsorted(self.owners, [start, start + size])
+            owners = self.owners[first:last] - start
+            yield self._rebuild(columns, slice(start, start + size), self.entries[first:last], owners)
 
-    def _rebuild(self, columns: Sequence[Any], part: Int64s | slice) -> Revisions:
+    def _rebuild(self, columns: Sequence[Any], part: Int64s | slice, entries: Entries, owners: Int64s) -> Revisions:
         rows, rating, version = columns
         amounts = self.cost.choose(part), self.charge.choose(part)
-        return Revisions(rows, rating, version, *amounts, self.places[part], self.entries, self.bodies)
+        return Revisions(rows, rating, version, *amounts, entries, owners, self.bodies)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Rows of some segments that would be booked otherwise now, or are reversed since.
+
+    `places` say where a row stands, as segment and position in one number; `rated` is of more rows, of which `rows` are
+    these, and so are `entries`, the claim entries of the segments. `is_reversed` knows what was reversed.
+    """
+
+    bodies: Mapping[int, bytes]
+    places: Int64s
+    rated: RatedRows
+    rows: Int64s
+    guessed: Flags
+    entries: Entries
+    is_reversed: IdSet
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What some segments, the oldest of which is `first`, hold to be rated again: by columns, and one by one."""
+    """What some segments, the oldest of which is `first`, hold to be rated again."""
 
     first: int
-    revisions: Revisions | None
-    records: Sequence[UsageRecord]
-
-    def list_commits(self) -> Iterator[Revisions]:
-        """The revisions in portions for one transaction each."""
-        return iter(()) if self.revisions is None else self.revisions.cut(_COMMIT_EVENTS)
+    changes: Changes | None
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
     """Segments ready to be appended, and of each claim entry the number of its segment among them."""
 
+    found: Revisions
     segments: Sequence[Encoded]
     entries: Entries
     numbers: Int64s
     days: tuple[int, int]
-    event_ids: Sequence[str]
-    record_ids: frozenset[str]
-    bodies: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a batch comes to: by columns, a part for each transaction; and what goes through booking, one by one."""
+
+    first: int
+    parts: Sequence[Written] = ()
+    records: Sequence[UsageRecord] = ()
 
 
 @dataclass(slots=True)
@@ -128,12 +163,29 @@ class Rerating:
     _reversed: IdSet = field(default_factory=IdSet)
     _claims: ClaimReader = field(default_factory=ClaimReader)
     _seen: int = field(init=False)  # the last segment that was looked at for reversals of others
-    _late: set[str] = field(default_factory=set)  # records that were reversed since the run began
+    _late: IdSet = field(default_factory=IdSet)  # records that were reversed since the run began
     _own: set[int] = field(default_factory=set)
+    _told_ids: IdSet = field(init=False)
 
     def __post_init__(self) -> None:
         self._columns = ColumnRater(self.rater)
         self._seen = self.end
+        self._told_ids = IdSet(pack_ids(bytes.fromhex("".join(self.told))))
+
+    def prepare_all(self, store: SqliteStore) -> Iterator[Prepared]:
+        """What each batch comes to. A thread prepares one while its predecessor is appended and its successor read."""
+        preparer = ThreadPoolExecutor(1, "rerate")
+        try:
+            before = self.end + 1
+            ahead: Future[Prepared] | None = None
+            while batch := store.read(partial(self.read_batch, before=before)):
+                before, ready, ahead = batch.first, ahead, preparer.submit(self.prepare, batch)
+                if ready is not None:
+                    yield ready.result()
+            if ahead is not None:
+                yield ahead.result()
+        finally:
+            preparer.shutdown(cancel_futures=True)
 
     def read_batch(self, connection: sqlite3.Connection, before: int) -> Batch | None:
         """What the next segments before one hold, towards the oldest; None when there are no more."""
@@ -152,12 +204,11 @@ class Rerating:
                 break
         if not bodies:
             return None
-        revisions, records = self._find_revisions(connection, bodies, tables)
-        return Batch(min(bodies), revisions, records)
+        return Batch(min(bodies), self._find_changes(connection, bodies, tables))
 
-    def _find_revisions(
+    def _find_changes(
         self, connection: sqlite3.Connection, bodies: Mapping[int, bytes], tables: Sequence[pa.Table]
-    ) -> tuple[Revisions | None, list[UsageRecord]]:
+    ) -> Changes | None:
         places = np.concatenate(
             [
                 (segment_id << 32) + np.arange(table.num_rows, dtype=np.int64)
@@ -172,87 +223,90 @@ class Rerating:
         rated = self._columns.rate(table)
         changed = np.flatnonzero(~match_booked(connection, table, rated, self.rater.card.currency))
         if not len(changed):
-            return None, []
+            return None
         places = places[chosen[changed]]
-        rows = _take_rows(bodies, places)
         guessed = pc.is_in(table["usage_source"], value_set=_GUESSED).combine_chunks()
-        by_booking = guessed.to_numpy(zero_copy_only=False)[changed]
-        in_force = ~self._reversed.match(read_ids(rows["record_id"])) if len(self._reversed) else ~(by_booking & False)
+        guessed = guessed.to_numpy(zero_copy_only=False)[changed]
+        entries = self._claims.load_entries(connection, np.unique(places >> 32).tolist())
+        return Changes(bodies, places, rated, changed, guessed, entries, self._reversed.copy())
+
+    def prepare(self, batch: Batch) -> Prepared:
+        """All that is to be appended of a batch. Needs neither the ledger nor the run's turn: any thread may do it."""
+        changes = batch.changes
+        if changes is None:
+            return Prepared(batch.first)
+        rows = _take_rows(changes.bodies, changes.places)
+        by_booking = changes.guessed
+        in_force = np.ones(len(by_booking), dtype=np.bool_)
+        if len(changes.is_reversed):
+            in_force = ~changes.is_reversed.match(_derive_records(rows))
         if self.told:
-            told = pc.is_in(rows["event_id"], value_set=pa.array(sorted(self.told))).combine_chunks()
-            by_booking = by_booking | told.to_numpy(zero_copy_only=False)
-        slow = rows.filter(pa.array(in_force & by_booking))
-        records = [build_record(row) for row in slow.to_pylist()]
+            by_booking = by_booking | self._told_ids.match(_read_events(rows))
+        slow = np.flatnonzero(in_force & by_booking)
+        records = decode_records(write_packed([rows.take(pa.array(slow))])) if len(slow) else []
         kept = np.flatnonzero(in_force & ~by_booking)
         if not len(kept):
-            return None, records
+            return Prepared(batch.first, (), records)
         rows = rows if len(kept) == rows.num_rows else rows.take(pa.array(kept))
-        return self._build(rows, rated, changed[kept], places[kept], connection), records
+        revisions = self._build(rows, changes, kept)
+        return Prepared(batch.first, [self.write(part) for part in revisions.cut(_COMMIT_EVENTS)], records)
 
-    def _build(
-        self, rows: pa.Table, rated: RatedRows, changed: Int64s, places: Int64s, connection: sqlite3.Connection
-    ) -> Revisions:
+    def _build(self, rows: pa.RecordBatch, changes: Changes, kept: Int64s) -> Revisions:
+        rated, changed = changes.rated, changes.rows[kept]
         forms = [rated.forms[number] for number in np.unique(rated.form[changed]).tolist()]
         bodies = {form.version.version_id: form.version.body for form in forms if form.version}
-        entries = self._claims.load_entries(connection, np.unique(places >> 32).tolist())
         return Revisions(
             rows,
             rated.choose_texts([form.state.value for form in rated.forms], changed),
             rated.choose_texts([form.version_id for form in rated.forms], changed),
             rated.cost.choose(changed),
             rated.charge.choose(changed),
-            places,
-            entries,
+            *self._assign_entries(changes.entries, rows, changes.places[kept]),
             bodies,
         )
 
-    def write(self, found: Revisions) -> Written:
-        """Reversals and revisions as segments. Takes the time, and needs no transaction."""
-        segments, placed = [], []
-        for portion in found.cut(_SEGMENT_EVENTS):
-            segments.append(_encode_portion(portion, self.note, self.rater.card.currency))
-            placed.append(len(portion) + np.arange(len(portion)))  # the revisions come after all reversals
-        numbers = np.arange(len(found)) // _SEGMENT_EVENTS
-        entries, rows = self._move_entries(found, np.concatenate(placed))
-        ended = [(item.ended_min // DAY_NANOS, item.ended_max // DAY_NANOS) for item in segments]
-        return Written(
-            segments,
-            entries,
-            numbers[rows],
-            (min(day for day, _ in ended), max(day for _, day in ended)),
-            found.rows["event_id"].to_pylist(),
-            frozenset(found.rows["record_id"].to_pylist()),
-            found.bodies,
-        )
-
-    def _move_entries(self, found: Revisions, positions: Int64s) -> tuple[Entries, Int64s]:
-        """The claim entries of the revisions, whose segment is not known yet, and of each the row that it leads to."""
-        order = np.argsort(found.places)
-        ordered = found.places[order]
-        where = (found.entries["segment"].astype(np.int64) << 32) + found.entries["position"].astype(np.int64)
+    def _assign_entries(self, entries: Entries, rows: pa.RecordBatch, places: Int64s) -> tuple[Entries, Int64s]:
+        """The claim entries of rows that stand at places, and the row of each, in order."""
+        order = np.argsort(places)
+        ordered = places[order]
+        where = (entries["segment"].astype(np.int64) << 32) + entries["position"].astype(np.int64)
         place = np.searchsorted(ordered, where)
         hit = np.flatnonzero(ordered[np.minimum(place, len(ordered) - 1)] == where)
-        rows = order[place[hit]]
-        entries = found.entries[hit].copy()
-        missing = np.setdiff1d(np.arange(len(found)), rows)  # ledgers from before the runs
+        owners = order[place[hit]]
+        entries = entries[hit]
+        missing = np.flatnonzero(np.bincount(owners, minlength=len(places)) == 0)  # ledgers from before the runs
         if len(missing):
-            keys = [self.keys_of(build_record(row).candidate) for row in found.rows.take(pa.array(missing)).to_pylist()]
+            found = decode_records(write_packed([rows.take(pa.array(missing))]))
+            keys = [self.keys_of(record.candidate) for record in found]
             again = np.repeat(missing, [len(item) for item in keys])
             made = make_entries(0, [key for item in keys for key in item], again)
-            entries, rows = np.concatenate([entries, made]), np.concatenate([rows, again])
-        entries["position"] = positions[rows]
-        return entries, rows
+            entries, owners = np.concatenate([entries, made]), np.concatenate([owners, again])
+        by_owner = np.argsort(owners, kind="stable")
+        return entries[by_owner], owners[by_owner]
+
+    def write(self, found: Revisions) -> Written:
+        """Reversals and revisions as segments, for one transaction."""
+        segments = [
+            _encode_portion(portion, self.note, self.rater.card.currency) for portion in found.cut(_SEGMENT_EVENTS)
+        ]
+        ended = [(item.ended_min // DAY_NANOS, item.ended_max // DAY_NANOS) for item in segments]
+        numbers = found.owners // _SEGMENT_EVENTS
+        events = np.array([item.records // 2 for item in segments])
+        entries = found.entries.copy()
+        # The revisions come after all reversals of their segment.
+        entries["position"] = found.owners - numbers * _SEGMENT_EVENTS + events[numbers]
+        return Written(found, segments, entries, numbers, (min(day for day, _ in ended), max(day for _, day in ended)))
 
     def append(self, connection: sqlite3.Connection, written: Written, now_nanos: int) -> bool:
         """Append segments, unless something in them was booked anew meanwhile. Call inside a write transaction."""
         last = find_last_segment(connection)
         for segment_id, body in list_bodies(connection, last + 1, after=self._seen):
             if segment_id not in self._own and (reversed_ids := _list_reversed(body)) is not None:
-                self._late.update(reversed_ids.to_pylist())
+                self._late.add(read_ids(reversed_ids))
         self._seen = last
-        if not self._late.isdisjoint(written.record_ids):
+        if len(self._late) and self._late.match(written.found.list_record_ids()).any():
             return False
-        save_price_versions(connection, written.bodies)
+        save_price_versions(connection, written.found.bodies)
         ids = [append_encoded(connection, item, now_nanos) for item in written.segments]
         written.entries["segment"] = np.array(ids)[written.numbers]
         append_entries(connection, written.entries, written.days)
@@ -261,8 +315,7 @@ class Rerating:
 
     def leave_late(self, found: Revisions) -> Revisions:
         """Without what was booked anew since it was read: that has the prices of now already."""
-        ids = found.rows["record_id"].to_pylist()
-        return found.choose(np.array([row for row, name in enumerate(ids) if name not in self._late], dtype=np.int64))
+        return found.choose(np.flatnonzero(~self._late.match(found.list_record_ids())))
 
 
 def _list_reversed(body: bytes, signs: pa.ChunkedArray | None = None) -> pa.ChunkedArray | None:
@@ -274,44 +327,66 @@ def _list_reversed(body: bytes, signs: pa.ChunkedArray | None = None) -> pa.Chun
     return table.filter(pc.less(table["sign"], 0))["corrects"]
 
 
-def _take_rows(bodies: Mapping[int, bytes], places: Int64s) -> pa.Table:
-    """The rows at places, which stand together segment by segment, whole."""
+def _take_rows(bodies: Mapping[int, bytes], places: Int64s) -> pa.RecordBatch:
+    """The rows at places, which stand together segment by segment, packed."""
     segments = places >> 32
     edges = np.flatnonzero(np.concatenate(([True], segments[1:] != segments[:-1], [True])))
-    tables = []
+    batches = []
     for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        table = fit_columns(decode_table(bodies[int(segments[start])]))
+        batch = decode_packed(bodies[int(segments[start])])
         positions = places[start:end] & _POSITION
-        tables.append(table if len(positions) == table.num_rows else table.take(pa.array(positions)))
-    return pa.concat_tables(tables)
+        batches.append(batch if len(positions) == batch.num_rows else batch.take(pa.array(positions)))
+    return join_packed(batches)
+
+
+def _read_events(rows: pa.RecordBatch) -> Ids:
+    events = rows["event_id"]
+    if not pa.types.is_fixed_size_binary(events.type):
+        return read_ids(events)
+    start = events.offset * events.type.byte_width
+    return pack_ids(events.buffers()[1].slice(start, len(events) * events.type.byte_width))
+
+
+def _derive_records(rows: pa.RecordBatch) -> Ids:
+    revisions = rows["revision"].to_numpy()
+    return view_ids(derive_record_ids(rows["event_id"], revisions, np.zeros(len(revisions), dtype=np.bool_)))
 
 
 def _encode_portion(found: Revisions, note: str, currency: str) -> Encoded:
     """All reversals, then all revisions, in one batch: what both have alike is compressed once."""
     count = len(found)
     rows = found.rows
-    revisions = read_integers(rows["revision"])
-    sign = pa.array(np.repeat(np.array([-1, 1], dtype=np.int8), count))
-    columns: dict[str, pa.Array | pa.ChunkedArray] = {
-        "sign": sign,
-        "revision": pa.array(np.concatenate([revisions, revisions + 1])),
-        "note": pa.repeat(pa.scalar(note, type=pa.string()), 2 * count),
-        "rating": _join(rows["rating"], found.rating),
-        "price_version": _join(rows["price_version"], found.price_version),
-        "cost": _join(rows["cost"], found.cost.encode()),
-        "charge": _join(rows["charge"], found.charge.encode()),
-        "currency": _join(rows["currency"], pa.repeat(pa.scalar(currency, type=pa.string()), count)),
+    revisions = rows["revision"].to_numpy()
+    columns = {
+        "sign": make_array(pa.int8(), np.repeat(np.array([-1, 1], dtype=np.int8), count)),
+        "revision": make_array(pa.int64(), np.concatenate([revisions, revisions + 1])),
+        "note": _repeat_name(note, 2 * count),
+        "rating": _join("rating", rows, found.rating),
+        "price_version": _join("price_version", rows, found.price_version),
+        "cost": _join("cost", rows, narrow_attos(found.cost.encode())),
+        "charge": _join("charge", rows, narrow_attos(found.charge.encode())),
+        "currency": _join("currency", rows, _repeat_name(currency, count)),
     }
-    kinds = [item for item in SCHEMA if item.name not in DERIVED]
-    arrays = [columns[item.name] if item.name in columns else _double(rows[item.name]) for item in kinds]
-    batch = pa.table(arrays, schema=pa.schema(kinds)).combine_chunks().to_batches()[0]
-    ended = read_integers(rows["ended_nanos"])
-    return Encoded(encode_batch(batch), int(ended.min()), int(ended.max()), 2 * count)
+    names = rows.schema.names
+    arrays = [columns[name] if name in columns else _double(rows[name]) for name in names]
+    ended = rows["ended_nanos"].to_numpy()
+    body = write_packed([pa.record_batch(arrays, names=names)])
+    return Encoded(body, int(ended.min()), int(ended.max()), 2 * count)
 
 
-def _double(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pa.chunked_array([*column.chunks, *column.chunks], type=column.type)
+def _repeat_name(value: str, count: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(repeat_value(0, pa.int32(), count), make_texts([value]))
 
 
-def _join(column: pa.ChunkedArray, new: pa.Array) -> pa.ChunkedArray:
-    return pa.chunked_array([*column.chunks, *pa.chunked_array([new]).cast(column.type).chunks], type=column.type)
+def _double(column: pa.Array) -> pa.Array:
+    if not pa.types.is_dictionary(column.type):
+        return pa.concat_arrays([column, column])
+    used = drop_unused(column)
+    return pa.DictionaryArray.from_arrays(pa.concat_arrays([used.indices, used.indices]), used.dictionary)
+
+
+def _join(name: str, rows: pa.RecordBatch, new: pa.Array) -> pa.Array:
+    old = rows[name]
+    if pa.types.is_dictionary(old.type):
+        old, new = drop_unused(old), drop_unused(new)
+    return join_columns(name, [old, new])

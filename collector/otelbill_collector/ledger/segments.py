@@ -39,7 +39,7 @@ from otelbill_collector.ledger.segment_schema import (
     SCHEMA,
     Spec,
 )
-from otelbill_collector.ledger.unpacking import unpack_table
+from otelbill_collector.ledger.unpacking import unpack_batch, unpack_table
 
 Row = dict[str, Any]  # one row of an Arrow table, typed by SCHEMA
 
@@ -136,6 +136,15 @@ def decode_table(
             if name in NAMES:
                 table = table.set_column(place, name, table[name].dictionary_encode())
     return table
+
+
+def decode_packed(body: bytes) -> pa.RecordBatch:
+    """The segment's rows as `write_packed` takes them, for whoever writes most of what they say again."""
+    schema = pa.ipc.open_stream(body).schema
+    form = find_form(schema)
+    if form is not None:
+        return unpack_batch(body, schema, form)
+    return pack_batch(fit_columns(_read_plain(body, schema, None)).combine_chunks().to_batches()[0])
 
 
 def _read_plain(body: bytes, schema: pa.Schema, columns: Sequence[str] | None) -> pa.Table:

@@ -26,8 +26,7 @@ from otelbill_collector.domain.span_columns import (
     Texts,
 )
 from otelbill_collector.domain.usage import INPUT_TOKENS, OUTPUT_TOKENS, REQUESTS, STANDARD_UNITS, Role
-from otelbill_collector.ledger.packed import DECIDED, LISTS, TOLD, make_array, make_scalar, make_texts
-from otelbill_collector.ledger.packing import PACKED
+from otelbill_collector.ledger.packed import DECIDED, LISTS, PACKED, TOLD, make_array, make_scalar, make_texts
 from otelbill_collector.ledger.segment_schema import AMOUNT, NAMES, SCHEMA
 
 Flags = NDArray[np.bool_]

@@ -23,6 +23,7 @@ from otelbill_collector.ledger.packed import (
     DECIDED,
     DERIVED,
     LISTS,
+    PACKED,
     TOLD,
     Form,
     make_array,
@@ -33,7 +34,7 @@ from otelbill_collector.ledger.packed import (
     repeat_value,
     widen_attos,
 )
-from otelbill_collector.ledger.segment_schema import NAMES, SCHEMA
+from otelbill_collector.ledger.segment_schema import AMOUNT, NAMES, SCHEMA
 
 Bytes = NDArray[np.uint8]
 
@@ -53,6 +54,18 @@ def unpack_table(
     needed |= {form.same[name] for name in needed if name in form.same}
     needed |= {ATTOS[name] for name in needed if name in ATTOS}
     fields = [place for place, name in enumerate(stored.names) if name in needed]
+    segment = _Segment(_read_stored(body, form, fields, validate=validate), form, dictionaries)
+    arrays = [segment.restore(name) for name in columns]
+    return pa.table(arrays, names=list(columns))
+
+
+def unpack_batch(body: bytes, stored: pa.Schema, form: Form) -> pa.RecordBatch:
+    """A segment's rows as the packed batch that they were written from. Raises ValueError where it is not sound."""
+    segment = _Segment(_read_stored(body, form, list(range(len(stored)))), form, dictionaries=True)
+    return pa.record_batch([segment.restore_packed(name) for name in PACKED], names=list(PACKED))
+
+
+def _read_stored(body: bytes, form: Form, fields: Sequence[int], *, validate: bool = False) -> dict[str, pa.Array]:
     found: dict[str, pa.Array] = {}
     if fields or validate:
         options = pa.ipc.IpcReadOptions(included_fields=None if validate else fields, use_threads=False)
@@ -62,9 +75,7 @@ def unpack_table(
         if batch.num_rows != form.rows:
             raise ValueError(f"the segment says {form.rows} rows and has {batch.num_rows}")
         found = dict(zip(batch.schema.names, batch.columns, strict=True))
-    segment = _Segment(found, form, dictionaries)
-    arrays = [segment.restore(name) for name in columns]
-    return pa.table(arrays, names=list(columns))
+    return found
 
 
 def _list_needed(name: str) -> tuple[str, ...]:
@@ -102,6 +113,17 @@ class _Segment:
         if name in BYTES:
             return column.fill_null(b"")
         return column
+
+    def restore_packed(self, name: str) -> pa.Array:
+        """A column of PACKED, as `packing` takes it."""
+        if name in NAMES or name in LISTS:
+            return _encode(self._find_text(name))
+        if name in ATTOS:
+            name = self._form.same.get(name, name)
+            return self._find(name, AMOUNT) if name in self._stored else self._find(ATTOS[name], pa.int64())
+        if name in BYTES or name == "event_id":
+            return self._stored[name] if name in self._stored else pa.nulls(self._form.rows, SCHEMA.field(name).type)
+        return self._find(name, pa.bool_() if name == TOLD else SCHEMA.field(name).type)
 
     def _find(self, name: str, kind: pa.DataType) -> pa.Array:
         """A stored column in a type, whether or not it is constant."""
@@ -155,16 +177,23 @@ class _Segment:
         events = self._stored.get("event_id", self.restore("event_id"))
         revisions = self.restore("revision").to_numpy(zero_copy_only=False)
         reversals = self.restore("sign").to_numpy(zero_copy_only=False) < 0
-        found = np.zeros((self._form.rows, _ID_BYTES), dtype=np.uint8)
-        known = np.ones(self._form.rows, dtype=bool)
         if name == "record_id":
-            _put_ids(found, events, revisions, reversals, "reversal")
-            _put_ids(found, events, revisions, ~reversals, _USAGE)
+            known = np.ones(self._form.rows, dtype=bool)
+            found = derive_record_ids(events, revisions, reversals)
         else:  # a reversal names the booking, and a revision the one before it
             known = reversals | (revisions > 0)
+            found = np.zeros((self._form.rows, _ID_BYTES), dtype=np.uint8)
             _put_ids(found, events, np.where(reversals, revisions, revisions - 1), known, _USAGE)
         texts = render_hex(make_array(pa.binary(_ID_BYTES), found))
         return texts if known.all() else pc.if_else(pa.array(known), texts, make_scalar(None, pa.string()))
+
+
+def derive_record_ids(events: pa.Array, revisions: NDArray[np.int64], reversals: NDArray[np.bool_]) -> Bytes:
+    """`record_id` of bookings and reversals, [n, 16]. `events` are event ids as packed."""
+    found = np.zeros((len(events), _ID_BYTES), dtype=np.uint8)
+    _put_ids(found, events, revisions, reversals, "reversal")
+    _put_ids(found, events, revisions, ~reversals, _USAGE)
+    return found
 
 
 def _put_ids(found: Bytes, events: pa.Array, revisions: NDArray[np.int64], rows: NDArray[np.bool_], kind: str) -> None:
@@ -172,7 +201,9 @@ def _put_ids(found: Bytes, events: pa.Array, revisions: NDArray[np.int64], rows:
     packed = pa.types.is_fixed_size_binary(events.type)
     firsts = rows & (revisions == 0) & (packed and kind == _USAGE)
     if firsts.any():
-        raw = np.frombuffer(events.buffers()[1], dtype=np.uint8)[: len(rows) * _ID_BYTES].reshape(-1, _ID_BYTES)
+        start = events.offset * _ID_BYTES
+        raw = np.frombuffer(events.buffers()[1], dtype=np.uint8)[start : start + len(rows) * _ID_BYTES]
+        raw = raw.reshape(-1, _ID_BYTES)
         found[firsts] = derive_records(np.ascontiguousarray(raw[firsts]))
     others = np.flatnonzero(rows & ~firsts)
     if len(others):

@@ -18,9 +18,11 @@ from otelbill_collector.domain.span_columns import RATINGS, RatedColumns
 from otelbill_collector.domain.usage import Candidate, Decision, RatingState, Role, UsageSource
 from otelbill_collector.domain.usage import replace as change
 from otelbill_collector.ledger.packed import FORM, UnknownForm, find_form
+from otelbill_collector.ledger.packing import drop_unused, join_packed, write_packed
 from otelbill_collector.ledger.segment_schema import NAMES, SCHEMA
 from otelbill_collector.ledger.segments import (
     RECORD_COLUMNS,
+    decode_packed,
     decode_records,
     decode_table,
     encode_records,
@@ -219,6 +221,30 @@ def test_spans_in_columns_are_the_rows_of_their_records(seed: int, inherited: bo
     assert decode_table(encode_segment([], [batch]), validate=True) == as_table(records)
     others = [draw_record(rng) for _ in range(rng.choice([1, 20]))]
     assert decode_table(encode_segment(others, [batch]), validate=True) == as_table([*records, *others])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_packed_rows_are_written_again_as_they_were(seed: int) -> None:
+    """Guarantee: rows taken from segments of any kind without being unpacked are the same rows in another segment."""
+    rng = Random(seed)
+    pieces = [[rng.choice([draw_alone, draw_record])(rng) for _ in range(rng.choice([1, 30, 300]))] for _ in range(3)]
+    plain = pa.BufferOutputStream()
+    with pa.ipc.new_stream(plain, SCHEMA) as writer:  # a segment of the first form
+        writer.write_batch(encode_records(pieces[0]))
+    bodies = [bytes(plain.getvalue()), *map(encode_segment, pieces[1:])]
+    batches = [decode_packed(body) for body in bodies]
+    assert [write_packed([batch]) for batch in batches] == list(map(encode_segment, pieces))
+    joined = join_packed(batches)
+    records = [record for piece in pieces for record in piece]
+    chosen = sorted(rng.sample(range(len(records)), rng.randrange(1, len(records) + 1)))
+    found = write_packed([joined.take(pa.array(chosen))])
+    assert decode_table(found, validate=True) == as_table([records[row] for row in chosen])
+    part = joined.slice(chosen[0])
+    small = pa.record_batch(
+        [drop_unused(column) if pa.types.is_dictionary(column.type) else column for column in part.columns],
+        names=part.schema.names,
+    )
+    assert decode_table(write_packed([small]), validate=True) == as_table(records[chosen[0] :])
 
 
 def test_no_spans_in_columns_are_no_rows() -> None:
