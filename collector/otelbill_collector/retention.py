@@ -23,7 +23,7 @@ from otelbill_collector.domain.retention import Holder, RetentionPolicy
 from otelbill_collector.invoicing import Drafting
 from otelbill_collector.ledger import meters
 from otelbill_collector.ledger.books import Books
-from otelbill_collector.ledger.horizon import Extent, find_extent, find_usage, list_holders, list_users
+from otelbill_collector.ledger.horizon import Extent, find_extent, list_holders
 from otelbill_collector.ledger.journal import find_high_water, save_high_water
 from otelbill_collector.ledger.periods import Invoice, InvoiceState, list_invoices
 from otelbill_collector.ledger.pruning import (
@@ -36,6 +36,7 @@ from otelbill_collector.ledger.pruning import (
     list_rows,
     prove_segments,
 )
+from otelbill_collector.ledger.rollups import find_usage, list_users
 from otelbill_collector.ledger.sqlite import LedgerUnavailable, SqliteStore
 from otelbill_collector.ledger.tombstones import (
     Pruning,

@@ -23,7 +23,6 @@ _REMEDIES = {
     UNPRICED: "`otelbill held` lists them; add a price and restart, or `otelbill adjust`",
     SUSPENSE: "`otelbill suspense` lists them, `otelbill adjust --customer` assigns them",
 }
-_USED = "(events <> 0 OR quantities <> '{}' OR charge_attos <> '0' OR cost_attos <> '0')"
 _GROUP_DAYS = 2  # a group is looked up within a day of a span, and those within a day of that
 
 
@@ -107,17 +106,3 @@ def find_extent(connection: sqlite3.Connection, before_nanos: int, *, metered: b
         " WHERE segment_id BETWEEN ? AND ?"
     )
     return Extent(first, last, *connection.execute(query, (first, last)).fetchone())
-
-
-def list_users(connection: sqlite3.Connection) -> list[str]:
-    """Customers that ever had usage which may be billed."""
-    return [row[0] for row in connection.execute("SELECT DISTINCT customer_id FROM rollup WHERE customer_id <> ''")]
-
-
-def find_usage(connection: sqlite3.Connection, customer_id: str, from_nanos: int, to_nanos: int) -> int | None:
-    """The first hour in [from, to) in which a customer has usage that was not taken back; by whole hours."""
-    query = (
-        f"SELECT min(hour_nanos) FROM rollup WHERE customer_id = ? AND hour_nanos >= ? AND hour_nanos < ? AND {_USED}"
-    )
-    row = connection.execute(query, (customer_id, from_nanos, to_nanos)).fetchone()
-    return None if row[0] is None else int(row[0])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from operator import itemgetter
 from typing import Any
 
@@ -124,20 +124,26 @@ def _add_standing(
     connection: sqlite3.Connection, table: str, rows: Mapping[Key, Sums], known: Mapping[Key, Sums]
 ) -> None:
     """Add to new sums those that stand under the same keys."""
-    query = _build_statements(table)[0]
+    asked: list[tuple[Key, Sums]] = []
     for key, sums in rows.items():
         stands = known.get(key)
-        if stands is not None:
+        if stands is None:
+            asked.append((key, sums))
+        else:
             sums.add(stands)
-        elif (row := connection.execute(query, key).fetchone()) is not None:
-            sums.add(_read_sums(row))
+    asked.sort(key=lambda item: _ORDERS[table](item[0]))
+    for start in range(0, len(asked), _ASKED_AT_ONCE):
+        part = asked[start : start + _ASKED_AT_ONCE]
+        values = [value for number, (key, _) in enumerate(part) for value in (number, *key)]
+        for number, *row in connection.execute(_build_question(table, len(part)), values):
+            part[number][1].add(_read_sums(row))
 
 
 def save_fold(connection: sqlite3.Connection, fold: Fold) -> int:
     """Write a fold, unless another one was quicker; returns how many segments. Call inside a write transaction."""
     if fold.segments and find_high_water(connection, NAME) == fold.before:
         for name, rows in fold.rows.items():
-            connection.executemany(_build_statements(name)[1], rows)
+            connection.executemany(_build_insert(name), rows)
         save_high_water(connection, NAME, fold.mark)
     return fold.segments
 
@@ -280,20 +286,30 @@ def _split_interval(query: UsageQuery) -> Iterator[tuple[UsageQuery, str]]:
 _HOURS, _DAYS = "rollup", "rollup_day"
 _STARTS = {_HOURS: "hour_nanos", _DAYS: "day_nanos"}
 _SUM_NAMES = ("events", "quantities", "cost_attos", "charge_attos", "costless")
-_ORDERS = {_HOURS: None, _DAYS: itemgetter(1, 0, *range(2, 9))}  # of their primary keys
+_ORDERS = {_HOURS: itemgetter(*range(9)), _DAYS: itemgetter(1, 0, *range(2, 9))}  # of their primary keys
+_ASKED_AT_ONCE = 1_024  # keys in one statement, which has less than a third of the variables that it may have
+
+
+@lru_cache(maxsize=64)
+def _build_question(table: str, count: int) -> str:
+    """SQL that finds the sums of so many numbered keys."""
+    names = (_STARTS[table], *_FACT_COLUMNS)
+    marks = ", ".join([f"(?{', ?' * len(names)})"] * count)
+    keys = ", ".join(f"key_{place}" for place in range(len(names)))
+    clauses = " AND ".join(f"{name} = key_{place}" for place, name in enumerate(names))
+    return (
+        f"WITH asked (number, {keys}) AS (VALUES {marks}) "
+        f"SELECT number, {', '.join(_SUM_NAMES)} FROM asked CROSS JOIN {table} ON {clauses}"
+    )
 
 
 @cache
-def _build_statements(table: str) -> tuple[str, str]:
-    """SQL that reads the sums of a key, and that saves a row. A row that stands keeps its place in every index."""
+def _build_insert(table: str) -> str:
+    """SQL that saves a row. One that stands keeps its place."""
     names = (_STARTS[table], *_FACT_COLUMNS)
-    clauses = " AND ".join(f"{name} = ?" for name in names)
     columns, marks = ", ".join((*names, *_SUM_NAMES)), ", ".join("?" * (len(names) + len(_SUM_NAMES)))
     changes = ", ".join(f"{name} = excluded.{name}" for name in _SUM_NAMES)
-    return (
-        f"SELECT {', '.join(_SUM_NAMES)} FROM {table} WHERE {clauses}",
-        f"INSERT INTO {table} ({columns}) VALUES ({marks}) ON CONFLICT DO UPDATE SET {changes}",
-    )
+    return f"INSERT INTO {table} ({columns}) VALUES ({marks}) ON CONFLICT DO UPDATE SET {changes}"
 
 
 def _read_sums(row: Sequence[Any]) -> Sums:
@@ -313,18 +329,43 @@ def _render_sums(sums: Sums) -> tuple[int | str, ...]:
     return sums.events, quantities, str(sums.cost_attos), str(sums.charge_attos), sums.costless
 
 
+_EVER = (-(2**62), 2**62)
+# The hours that there are, each found by a step in the primary key, and of each the rows of one customer.
+_HOURS_OF_CUSTOMER = """
+    WITH RECURSIVE held (hour) AS (
+        SELECT min(hour_nanos) FROM rollup WHERE hour_nanos >= :start AND hour_nanos < :end
+        UNION ALL
+        SELECT (SELECT min(hour_nanos) FROM rollup WHERE hour_nanos > hour AND hour_nanos < :end) FROM held
+        WHERE hour IS NOT NULL
+    )
+    SELECT {columns} FROM held CROSS JOIN rollup ON hour_nanos = hour AND customer_id = :customer
+"""
+
+
 def _list_rollups(
     connection: sqlite3.Connection, query: UsageQuery, table: str
 ) -> Iterator[tuple[int, tuple[str, ...], Sums]]:
     start = _STARTS[table]
-    clauses = f"{start} >= ? AND {start} < ?"
-    values: list[int | str] = [
-        query.from_nanos if query.from_nanos is not None else -(2**62),
-        query.to_nanos if query.to_nanos is not None else 2**62,
-    ]
-    if "customer" in query.where:
-        clauses += " AND customer_id = ?"
-        values.append(query.where["customer"])
     columns = ", ".join((start, *_FACT_COLUMNS, *_SUM_NAMES))
-    for row in connection.execute(f"SELECT {columns} FROM {table} WHERE {clauses}", values):
+    sql = f"SELECT {columns} FROM {table} WHERE {start} >= :start AND {start} < :end"
+    first = _EVER[0] if query.from_nanos is None else query.from_nanos
+    values: dict[str, int | str] = {"start": first, "end": _EVER[1] if query.to_nanos is None else query.to_nanos}
+    if "customer" in query.where:
+        sql = f"{sql} AND customer_id = :customer" if table == _DAYS else _HOURS_OF_CUSTOMER.format(columns=columns)
+        values["customer"] = query.where["customer"]
+    for row in connection.execute(sql, values):
         yield row[0], tuple(row[1:9]), _read_sums(row[9:])
+
+
+def list_users(connection: sqlite3.Connection) -> list[str]:
+    """Customers that ever had usage which may be billed."""
+    rows = connection.execute("SELECT DISTINCT customer_id FROM rollup_day WHERE customer_id <> ''")
+    return [customer_id for (customer_id,) in rows]
+
+
+def find_usage(connection: sqlite3.Connection, customer_id: str, from_nanos: int, to_nanos: int) -> int | None:
+    """The first hour in [from, to) in which a customer has usage that was not taken back; by whole hours."""
+    used = "(events <> 0 OR quantities <> '{}' OR charge_attos <> '0' OR cost_attos <> '0')"
+    sql = f"{_HOURS_OF_CUSTOMER.format(columns='hour')} WHERE {used} ORDER BY hour LIMIT 1"
+    row = connection.execute(sql, {"start": from_nanos, "end": to_nanos, "customer": customer_id}).fetchone()
+    return None if row is None else int(row[0])
