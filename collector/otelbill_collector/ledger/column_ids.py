@@ -7,15 +7,18 @@ from operator import is_
 from threading import Lock
 
 import numpy as np
+from numpy.typing import NDArray
 
-from otelbill_collector.domain.bulk_ids import derive_first_records, derive_span_events
+from otelbill_collector.domain.bulk_ids import derive_span_events
 from otelbill_collector.domain.identified_columns import IdentifiedColumns
+from otelbill_collector.domain.ids import derive_record_id
 from otelbill_collector.domain.records import digest_candidate, render_template
-from otelbill_collector.domain.span_columns import Bytes, Int32s, SpanColumns, Template
+from otelbill_collector.domain.span_columns import Bytes, Int32s, Int64s, SpanColumns, Template
 from otelbill_collector.domain.usage import Role
 from otelbill_collector.native import keys
 from otelbill_collector.native.loading import find_library
 
+Flags = NDArray[np.bool_]
 KeysOf = Callable[[SpanColumns], tuple[Bytes, Int32s]]
 _NOBODY = b"None"  # what the text has for a name that is absent
 
@@ -37,11 +40,21 @@ def derive_events(columns: SpanColumns) -> Bytes:
     )
 
 
-def derive_records(events: Bytes) -> Bytes:
-    """`derive_record_id` of the first booking of every event, [n, 16] of [n, 16]."""
+def derive_records(events: Bytes, revisions: Int64s, reversals: Flags) -> Bytes:
+    """`derive_record_id` of a booking of every event, or of its reversal, [n, 16] of [n, 16]."""
     if find_library() is not None:
-        return keys.derive_record_ids(events)
-    return _join(derive_first_records(event.tobytes() for event in events))
+        return keys.derive_record_ids(
+            np.ascontiguousarray(events),
+            np.ascontiguousarray(revisions),
+            np.ascontiguousarray(reversals).view(np.uint8),
+        )
+    rows = zip(events, revisions.tolist(), reversals.tolist(), strict=True)
+    return _join(
+        [
+            bytes.fromhex(derive_record_id(event.tobytes().hex(), revision, "reversal" if reverses else "usage"))
+            for event, revision, reverses in rows
+        ]
+    )
 
 
 def digest_contents(columns: SpanColumns) -> Bytes:

@@ -44,14 +44,10 @@ class IdSet:
             ids = np.concatenate([self._arrays.pop(), ids])
         self._arrays.append(ids[np.argsort(ids[:, 0], kind="stable")])
 
-    def copy(self) -> IdSet:
-        """The set as it is now; shares the ids."""
-        found = IdSet()
-        found._arrays = list(self._arrays)
-        return found
-
     def match(self, ids: Ids) -> Flags:
         """Which of the ids are in the set."""
+        order = np.argsort(ids[:, 0])  # neighbours are found in memory that was just looked at
+        ids = ids[order]
         found = np.zeros(len(ids), dtype=np.bool_)
         for known in self._arrays:
             place = np.searchsorted(known[:, 0], ids[:, 0], side="left")
@@ -62,4 +58,6 @@ class IdSet:
                 found[open_] |= same & (known[at, 1] == ids[open_, 1])
                 place[open_] += 1
                 open_ = open_[same & ~found[open_] & (place[open_] < len(known))]
-        return found
+        matches = np.empty(len(ids), dtype=np.bool_)
+        matches[order] = found
+        return matches

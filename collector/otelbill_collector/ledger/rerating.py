@@ -36,7 +36,7 @@ from otelbill_collector.ledger.journal import (
 from otelbill_collector.ledger.packed import make_array, make_texts, narrow_attos, repeat_value
 from otelbill_collector.ledger.packing import drop_unused, join_columns, join_packed, write_packed
 from otelbill_collector.ledger.repricing import Scope, match_booked, match_scope
-from otelbill_collector.ledger.segments import decode_packed, decode_records, decode_table
+from otelbill_collector.ledger.segments import decode_packed, decode_records, decode_table, read_bookings
 from otelbill_collector.ledger.sqlite import SqliteStore
 from otelbill_collector.ledger.unpacking import derive_record_ids
 
@@ -44,7 +44,7 @@ Int64s = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 KeysOf = Callable[[Candidate], tuple[bytes, ...]]
 
-_COLUMNS = (*RATING_COLUMNS, "sign", "rating", "currency", "cost", "charge", "price_version", "usage_source")
+_COLUMNS = (*RATING_COLUMNS, "rating", "currency", "cost", "charge", "price_version", "usage_source")
 _POSITION = (1 << 32) - 1
 _READ_ROWS = 100_000  # looked at in one snapshot
 _SEGMENT_EVENTS = 4_096  # two rows each
@@ -106,10 +106,10 @@ class Revisions:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Rows of some segments that would be booked otherwise now, or are reversed since.
+    """Rows of some segments that would be booked otherwise now.
 
     `places` say where a row stands, as segment and position in one number; `rated` is of more rows, of which `rows` are
-    these, and so are `entries`, the claim entries of the segments. `is_reversed` knows what was reversed.
+    these, and so are `entries`, the claim entries of the segments.
     """
 
     bodies: Mapping[int, bytes]
@@ -118,7 +118,6 @@ class Changes:
     rows: Int64s
     guessed: Flags
     entries: Entries
-    is_reversed: IdSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,23 +190,34 @@ class Rerating:
         """What the next segments before one hold, towards the oldest; None when there are no more."""
         bodies: dict[int, bytes] = {}
         tables: list[pa.Table] = []
-        rows = 0
+        stands: list[Flags] = []
+        first, rows = 0, 0
         since, until = self.scope.from_nanos, self.scope.to_nanos
-        for segment_id, body in list_bodies(connection, before, ended_from=since, ended_to=until):
-            bodies[segment_id] = body
-            tables.append(decode_table(body, _COLUMNS))
-            rows += tables[-1].num_rows
-            found = _list_reversed(body, tables[-1]["sign"])
-            if found is not None:
-                self._reversed.add(read_ids(found))
+        for first, body in list_bodies(connection, before, ended_from=since, ended_to=until):
+            in_force = self._find_in_force(body)
+            rows += len(in_force)
+            if in_force.any():
+                bodies[first] = body
+                tables.append(decode_table(body, _COLUMNS))
+                stands.append(in_force)
             if rows >= _READ_ROWS:
                 break
-        if not bodies:
+        if not first:
             return None
-        return Batch(min(bodies), self._find_changes(connection, bodies, tables))
+        changes = self._find_changes(connection, bodies, tables, np.concatenate(stands)) if bodies else None
+        return Batch(first, changes)
+
+    def _find_in_force(self, body: bytes) -> Flags:
+        """Which rows of a segment none reverses: later ones were looked at before. Remembers what it reverses itself."""
+        bookings, signs = read_bookings(body)
+        self._reversed.add(bookings[signs < 0])
+        in_force: Flags = signs > 0
+        if len(self._reversed):
+            in_force[in_force] = ~self._reversed.match(bookings[in_force])
+        return in_force
 
     def _find_changes(
-        self, connection: sqlite3.Connection, bodies: Mapping[int, bytes], tables: Sequence[pa.Table]
+        self, connection: sqlite3.Connection, bodies: Mapping[int, bytes], tables: Sequence[pa.Table], stands: Flags
     ) -> Changes | None:
         places = np.concatenate(
             [
@@ -216,9 +226,8 @@ class Rerating:
             ]
         )
         table = pa.concat_tables(tables)
-        wanted = pc.and_(match_scope(table, self.scope), pc.greater(table["sign"], 0))
-        wanted = pc.and_(wanted, pc.is_in(table["rating"], value_set=_STATES))
-        chosen = np.flatnonzero(wanted.combine_chunks().to_numpy(zero_copy_only=False))
+        wanted = pc.and_(match_scope(table, self.scope), pc.is_in(table["rating"], value_set=_STATES))
+        chosen = np.flatnonzero(stands & wanted.combine_chunks().to_numpy(zero_copy_only=False))
         table = table.take(pa.array(chosen)).combine_chunks()
         rated = self._columns.rate(table)
         changed = np.flatnonzero(~match_booked(connection, table, rated, self.rater.card.currency))
@@ -228,7 +237,7 @@ class Rerating:
         guessed = pc.is_in(table["usage_source"], value_set=_GUESSED).combine_chunks()
         guessed = guessed.to_numpy(zero_copy_only=False)[changed]
         entries = self._claims.load_entries(connection, np.unique(places >> 32).tolist())
-        return Changes(bodies, places, rated, changed, guessed, entries, self._reversed.copy())
+        return Changes(bodies, places, rated, changed, guessed, entries)
 
     def prepare(self, batch: Batch) -> Prepared:
         """All that is to be appended of a batch. Needs neither the ledger nor the run's turn: any thread may do it."""
@@ -237,14 +246,11 @@ class Rerating:
             return Prepared(batch.first)
         rows = _take_rows(changes.bodies, changes.places)
         by_booking = changes.guessed
-        in_force = np.ones(len(by_booking), dtype=np.bool_)
-        if len(changes.is_reversed):
-            in_force = ~changes.is_reversed.match(_derive_records(rows))
         if self.told:
             by_booking = by_booking | self._told_ids.match(_read_events(rows))
-        slow = np.flatnonzero(in_force & by_booking)
+        slow = np.flatnonzero(by_booking)
         records = decode_records(write_packed([rows.take(pa.array(slow))])) if len(slow) else []
-        kept = np.flatnonzero(in_force & ~by_booking)
+        kept = np.flatnonzero(~by_booking)
         if not len(kept):
             return Prepared(batch.first, (), records)
         rows = rows if len(kept) == rows.num_rows else rows.take(pa.array(kept))
@@ -301,8 +307,9 @@ class Rerating:
         """Append segments, unless something in them was booked anew meanwhile. Call inside a write transaction."""
         last = find_last_segment(connection)
         for segment_id, body in list_bodies(connection, last + 1, after=self._seen):
-            if segment_id not in self._own and (reversed_ids := _list_reversed(body)) is not None:
-                self._late.add(read_ids(reversed_ids))
+            if segment_id not in self._own:
+                bookings, signs = read_bookings(body)
+                self._late.add(bookings[signs < 0])
         self._seen = last
         if len(self._late) and self._late.match(written.found.list_record_ids()).any():
             return False
@@ -316,15 +323,6 @@ class Rerating:
     def leave_late(self, found: Revisions) -> Revisions:
         """Without what was booked anew since it was read: that has the prices of now already."""
         return found.choose(np.flatnonzero(~self._late.match(found.list_record_ids())))
-
-
-def _list_reversed(body: bytes, signs: pa.ChunkedArray | None = None) -> pa.ChunkedArray | None:
-    """Ids of the records that a segment reverses, None where it reverses none. `signs` are its, if already read."""
-    signs = decode_table(body, ("sign",))["sign"] if signs is None else signs
-    if not len(signs) or pc.min(signs).as_py() > 0:
-        return None
-    table = decode_table(body, ("sign", "corrects"))
-    return table.filter(pc.less(table["sign"], 0))["corrects"]
 
 
 def _take_rows(bodies: Mapping[int, bytes], places: Int64s) -> pa.RecordBatch:

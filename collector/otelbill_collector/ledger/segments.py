@@ -13,7 +13,9 @@ from functools import lru_cache
 from operator import attrgetter, itemgetter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from otelbill_collector.domain.money import EXACT
 from otelbill_collector.domain.records import Amounts, UsageRecord
@@ -27,6 +29,8 @@ from otelbill_collector.domain.usage import (
     Role,
     UsageSource,
 )
+from otelbill_collector.ledger import unpacking
+from otelbill_collector.ledger.id_sets import Ids, view_ids
 from otelbill_collector.ledger.packed import DERIVED, TOLD, find_form
 from otelbill_collector.ledger.packing import pack_batch, write_packed
 from otelbill_collector.ledger.segment_schema import (
@@ -39,7 +43,6 @@ from otelbill_collector.ledger.segment_schema import (
     SCHEMA,
     Spec,
 )
-from otelbill_collector.ledger.unpacking import unpack_batch, unpack_table
 
 Row = dict[str, Any]  # one row of an Arrow table, typed by SCHEMA
 
@@ -125,7 +128,7 @@ def decode_table(
     form = find_form(reader.schema)
     if form is not None:
         names = SCHEMA.names if columns is None else columns
-        return unpack_table(body, reader.schema, form, names, dictionaries=dictionaries, validate=validate)
+        return unpacking.unpack_table(body, reader.schema, form, names, dictionaries=dictionaries, validate=validate)
     table = _read_plain(body, reader.schema, None if validate else columns)
     if validate:
         table.validate(full=True)
@@ -143,8 +146,21 @@ def decode_packed(body: bytes) -> pa.RecordBatch:
     schema = pa.ipc.open_stream(body).schema
     form = find_form(schema)
     if form is not None:
-        return unpack_batch(body, schema, form)
+        return unpacking.unpack_batch(body, schema, form)
     return pack_batch(fit_columns(_read_plain(body, schema, None)).combine_chunks().to_batches()[0])
+
+
+def read_bookings(body: bytes) -> tuple[Ids, NDArray[np.int8]]:
+    """Of each row of the segment the id of the booking that it is or, where its sign is below zero, reverses; signs."""
+    schema = pa.ipc.open_stream(body).schema
+    form = find_form(schema)
+    if form is None:
+        table = _read_plain(body, schema, ("event_id", "revision", "sign"))
+        events, *numbers = (column.combine_chunks() for column in table.columns)
+        revisions, signs = (column.to_numpy(zero_copy_only=False) for column in numbers)
+    else:
+        events, revisions, signs = unpacking.read_identity(body, schema, form)
+    return view_ids(unpacking.derive_record_ids(events, revisions, np.zeros(len(signs), dtype=np.bool_))), signs
 
 
 def _read_plain(body: bytes, schema: pa.Schema, columns: Sequence[str] | None) -> pa.Table:

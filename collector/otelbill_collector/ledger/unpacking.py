@@ -39,7 +39,6 @@ from otelbill_collector.ledger.segment_schema import AMOUNT, NAMES, SCHEMA
 Bytes = NDArray[np.uint8]
 
 _IDENTITY = ("event_id", "revision", "sign")
-_USAGE = "usage"
 _ID_BYTES = 16
 
 
@@ -63,6 +62,14 @@ def unpack_batch(body: bytes, stored: pa.Schema, form: Form) -> pa.RecordBatch:
     """A segment's rows as the packed batch that they were written from. Raises ValueError where it is not sound."""
     segment = _Segment(_read_stored(body, form, list(range(len(stored)))), form, dictionaries=True)
     return pa.record_batch([segment.restore_packed(name) for name in PACKED], names=list(PACKED))
+
+
+def read_identity(body: bytes, stored: pa.Schema, form: Form) -> tuple[pa.Array, NDArray[np.int64], NDArray[np.int8]]:
+    """Of a segment's rows the event ids as packed, the revisions and the signs: all that their ids follow from."""
+    fields = [place for place, name in enumerate(stored.names) if name in _IDENTITY]
+    segment = _Segment(_read_stored(body, form, fields), form, dictionaries=False)
+    events, revisions, signs = (segment.restore_packed(name) for name in _IDENTITY)
+    return events, revisions.to_numpy(zero_copy_only=False), signs.to_numpy(zero_copy_only=False)
 
 
 def _read_stored(body: bytes, form: Form, fields: Sequence[int], *, validate: bool = False) -> dict[str, pa.Array]:
@@ -182,35 +189,23 @@ class _Segment:
             found = derive_record_ids(events, revisions, reversals)
         else:  # a reversal names the booking, and a revision the one before it
             known = reversals | (revisions > 0)
-            found = np.zeros((self._form.rows, _ID_BYTES), dtype=np.uint8)
-            _put_ids(found, events, np.where(reversals, revisions, revisions - 1), known, _USAGE)
+            found = derive_record_ids(events, np.where(reversals, revisions, revisions - 1), np.zeros_like(reversals))
         texts = render_hex(make_array(pa.binary(_ID_BYTES), found))
         return texts if known.all() else pc.if_else(pa.array(known), texts, make_scalar(None, pa.string()))
 
 
 def derive_record_ids(events: pa.Array, revisions: NDArray[np.int64], reversals: NDArray[np.bool_]) -> Bytes:
     """`record_id` of bookings and reversals, [n, 16]. `events` are event ids as packed."""
-    found = np.zeros((len(events), _ID_BYTES), dtype=np.uint8)
-    _put_ids(found, events, revisions, reversals, "reversal")
-    _put_ids(found, events, revisions, ~reversals, _USAGE)
-    return found
-
-
-def _put_ids(found: Bytes, events: pa.Array, revisions: NDArray[np.int64], rows: NDArray[np.bool_], kind: str) -> None:
-    """Ids of bookings into some rows of `found`."""
-    packed = pa.types.is_fixed_size_binary(events.type)
-    firsts = rows & (revisions == 0) & (packed and kind == _USAGE)
-    if firsts.any():
+    if pa.types.is_fixed_size_binary(events.type):
         start = events.offset * _ID_BYTES
-        raw = np.frombuffer(events.buffers()[1], dtype=np.uint8)[start : start + len(rows) * _ID_BYTES]
-        raw = raw.reshape(-1, _ID_BYTES)
-        found[firsts] = derive_records(np.ascontiguousarray(raw[firsts]))
-    others = np.flatnonzero(rows & ~firsts)
-    if len(others):
-        names = (render_hex(events) if packed else events).take(pa.array(others)).to_pylist()
-        numbers = revisions[others].tolist()
-        ids = [bytes.fromhex(derive_record_id(*item, kind)) for item in zip(names, numbers, strict=True)]
-        found[others] = np.frombuffer(b"".join(ids), dtype=np.uint8).reshape(-1, _ID_BYTES)
+        raw = np.frombuffer(events.buffers()[1], dtype=np.uint8)[start : start + len(events) * _ID_BYTES]
+        return derive_records(raw.reshape(-1, _ID_BYTES), revisions, reversals)
+    rows = zip(events.to_pylist(), revisions.tolist(), reversals.tolist(), strict=True)
+    ids = [
+        bytes.fromhex(derive_record_id(event, revision, "reversal" if reverses else "usage"))
+        for event, revision, reverses in rows
+    ]
+    return np.frombuffer(b"".join(ids), dtype=np.uint8).reshape(-1, _ID_BYTES)
 
 
 def _encode(column: pa.Array) -> pa.Array:

@@ -60,7 +60,7 @@ OB_API int ob_event_ids(i64 count, const u8 *traces, const u8 *spans, u8 *out) {
     return 0;
 }
 
-OB_API int ob_record_ids(i64 count, const u8 *events, u8 *out) {
+OB_API int ob_record_ids(i64 count, const u8 *events, const i64 *revisions, const u8 *reversals, u8 *out) {
     ob_hasher hasher;
     if (ob_hasher_open(&hasher, 128)) return NO_MEMORY;
     for (i64 row = 0; row < count; row++) {
@@ -70,8 +70,8 @@ OB_API int ob_record_ids(i64 count, const u8 *events, u8 *out) {
             *at++ = (u8)"0123456789abcdef"[byte >> 4];
             *at++ = (u8)"0123456789abcdef"[byte & 15];
         }
-        at = PUT(put_size(at, 1), "0");
-        at = PUT(put_size(at, 5), "usage");
+        at = put_number_part(at, revisions[row]);
+        at = reversals[row] ? PUT(put_size(at, 8), "reversal") : PUT(put_size(at, 5), "usage");
         ob_hasher_take(&hasher, (size_t)(at - hasher.spare), out + 16 * row, 0xFF, 0);
     }
     ob_hasher_close(&hasher);

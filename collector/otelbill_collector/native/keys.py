@@ -17,6 +17,7 @@ from otelbill_collector.native.loading import find_library, make_array, point_at
 
 Bytes = NDArray[np.uint8]
 Int32s = NDArray[np.int32]
+Int64s = NDArray[np.int64]
 
 IS_CALL, HAS_TWINS, HAS_FAILED, HAS_TRACES_APART, IS_KNOWN, HAS_COUNTS = (1 << bit for bit in range(6))
 """Bits of a template's flags: `IS_KNOWN` where usage is not unknown, `HAS_COUNTS` where there are token counts."""
@@ -63,10 +64,10 @@ def derive_event_ids(trace_ids: Bytes, span_ids: Bytes) -> Bytes:
     return out
 
 
-def derive_record_ids(events: Bytes) -> Bytes:
-    """`bulk_ids.derive_first_records` of [n, 16]."""
+def derive_record_ids(events: Bytes, revisions: Int64s, reversals: Bytes) -> Bytes:
+    """`ids.derive_record_id` of [n, 16]: of usage, and where `reversals` has 1 of its reversal."""
     out = make_array((len(events), 16), "u1")
-    _check(_library().ob_record_ids(_count(events), _at(events), _at(out)))
+    _check(_library().ob_record_ids(_count(events), _at(events), _at(revisions), _at(reversals), _at(out)))
     return out
 
 

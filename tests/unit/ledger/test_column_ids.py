@@ -139,8 +139,12 @@ def test_columns_have_the_keys_ids_and_digests_of_their_candidates(seed: int) ->
     events = [derive_event_id(candidate.trace_id, candidate.span_id, None) for candidate in candidates]
     found = derive_events(columns)
     assert [digest.hex() for digest in list_digests(found)] == events
-    records = [digest.hex() for digest in list_digests(derive_records(found))]
-    assert records == [derive_record_id(event, 0, "usage") for event in events]
+    revisions = [rng.choice([0, 0, 1, 9, 10, 99, 123_456, 2**62]) for _ in events]
+    reversals = [rng.random() < 0.4 for _ in events]
+    given = np.array(revisions, dtype=np.int64), np.array(reversals, dtype=np.bool_)
+    records = [digest.hex() for digest in list_digests(derive_records(found, *given))]
+    rows = zip(events, revisions, reversals, strict=True)
+    assert records == [derive_record_id(event, number, "reversal" if back else "usage") for event, number, back in rows]
 
 
 def test_templates_and_names_may_be_others_from_batch_to_batch() -> None:
