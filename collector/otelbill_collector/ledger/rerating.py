@@ -46,9 +46,9 @@ KeysOf = Callable[[Candidate], tuple[bytes, ...]]
 
 _COLUMNS = (*RATING_COLUMNS, "rating", "currency", "cost", "charge", "price_version", "usage_source")
 _POSITION = (1 << 32) - 1
-_READ_ROWS = 100_000  # looked at in one snapshot
+_READ_ROWS = 200_000  # looked at in one snapshot
 _SEGMENT_EVENTS = 4_096  # two rows each
-_COMMIT_EVENTS = 16_384
+_COMMIT_EVENTS = 32_768
 _STATES = pa.array([RatingState.RATED.value, RatingState.UNPRICED.value])
 _GUESSED = pa.array([UsageSource.ESTIMATED.value, UsageSource.UNKNOWN.value])  # whether it is held is not for prices
 
@@ -306,8 +306,9 @@ class Rerating:
     def append(self, connection: sqlite3.Connection, written: Written, now_nanos: int) -> bool:
         """Append segments, unless something in them was booked anew meanwhile. Call inside a write transaction."""
         last = find_last_segment(connection)
-        for segment_id, body in list_bodies(connection, last + 1, after=self._seen):
-            if segment_id not in self._own:
+        others = {*range(self._seen + 1, last + 1)} - self._own
+        for segment_id, body in list_bodies(connection, max(others) + 1, after=min(others) - 1) if others else ():
+            if segment_id in others:
                 bookings, signs = read_bookings(body)
                 self._late.add(bookings[signs < 0])
         self._seen = last
