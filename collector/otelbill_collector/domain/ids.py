@@ -106,9 +106,13 @@ def _encode_bucket(bucket: int) -> bytes:
     return _LENGTHS[len(raw)] + raw
 
 
+TWIN_KEYS_FROM = 0x80
+"""The first byte of every twin key is at least this, that of every other claim key less."""
+
+
 def is_twin_key(key: bytes) -> bool:
     """Whether a claim key links spans of different emitters only.
 
     A job that embeds equal chunks makes equal calls by the thousand; linking those would make one endless group.
     """
-    return key[0] >= 0x80
+    return key[0] >= TWIN_KEYS_FROM

@@ -10,16 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otelbill_collector.domain.identified_columns import IdentifiedColumns
-from otelbill_collector.domain.ids import is_twin_key
+from otelbill_collector.domain.ids import TWIN_KEYS_FROM, is_twin_key
 from otelbill_collector.domain.span_columns import Bytes
 from otelbill_collector.ledger.claim_search import ClaimSearch
 from otelbill_collector.ledger.members import ColumnSingles, join_keys
 from otelbill_collector.ledger.recent_keys import Earlier, RecentKeys
+from otelbill_collector.ledger.stored_emitters import StoredEmitters
 from otelbill_collector.ledger.twin_keys import TwinKeys
 from otelbill_collector.native.links import find_company
 from otelbill_collector.native.loading import find_library
 
 _STRANGERS_MAX = 2_048
+_ASKED_MAX = 512  # twin keys of a commit whose stored emitters are asked for
 _RECENT_SHARE = 3  # as many keys of spans in columns as of others are held: they take a tenth of the memory
 _TWIN_SHARE = 20  # and so many of which only the emitter is known: what is forgotten costs a look-up in segments
 
@@ -40,6 +42,7 @@ class ColumnCompany:
         self.recent = RecentKeys(keys_max * _RECENT_SHARE)
         self.is_pruned = False  # then runs may lack keys of what was stored once
         self._twins = TwinKeys(keys_max * _TWIN_SHARE)
+        self._stored = StoredEmitters(search)
 
     def meet(
         self,
@@ -66,6 +69,7 @@ class ColumnCompany:
             last = self.recent.meet(keys, key_starts, emitters, met)
             self._twins.meet(keys, key_starts, emitters, met)
             self._clear_strangers(connection, keys, (met, seen), held)
+            self._clear_own(connection, identified, met, held)
             if last.any():
                 earlier, missing = self.recent.list_earlier(last)
                 company |= missing
@@ -89,6 +93,32 @@ class ColumnCompany:
             for mark in marks:
                 mark[strangers] = False
 
+    def _clear_own(
+        self,
+        connection: sqlite3.Connection,
+        identified: IdentifiedColumns,
+        met: NDArray[np.bool_],
+        held: Collection[bytes],
+    ) -> None:
+        """Unmark twin keys of which only spans of the same emitter are stored, and remember it. Where there are many
+        they stay.
+        """
+        keys, spans = identified.keys, identified.spans
+        places = np.flatnonzero(met & (keys[:, 0] >= TWIN_KEYS_FROM))
+        if self.is_pruned or len(places) > _ASKED_MAX:
+            return
+        rows = np.searchsorted(identified.key_starts, places, side="right") - 1
+        emitters = [spans.templates[code].emitter for code in spans.template[rows].tolist()]
+        own = [
+            place
+            for place, emitter in zip(places.tolist(), emitters, strict=True)
+            if keys[place].tobytes() not in held and self._stored.has_only(connection, keys[place].tobytes(), emitter)
+        ]
+        if own:
+            met[own] = False
+            numbers = self.recent.find_emitters(spans)[np.searchsorted(identified.key_starts, own, side="right") - 1]
+            self._twins.note(keys[own], numbers, np.zeros(len(own), dtype=np.bool_))
+
     def add(self, singles: ColumnSingles, seen: NDArray[np.bool_]) -> None:
         """Hold the keys of spans without company; `seen` by `meet`, of each key."""
         emitters = self.recent.repeat_emitters(singles)
@@ -107,3 +137,4 @@ class ColumnCompany:
         """Drop everything."""
         self.recent.forget()
         self._twins.forget()
+        self._stored.forget()

@@ -208,7 +208,7 @@ class Rerating:
         return Batch(first, changes)
 
     def _find_in_force(self, body: bytes) -> Flags:
-        """Which rows of a segment none reverses: later ones were looked at before. Remembers what it reverses itself."""
+        """Which rows of a segment none reverses: later ones were looked at before. Remembers what it reverses."""
         bookings, signs = read_bookings(body)
         self._reversed.add(bookings[signs < 0])
         in_force: Flags = signs > 0

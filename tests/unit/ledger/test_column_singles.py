@@ -182,6 +182,29 @@ def test_a_better_description_of_a_call_booked_by_columns_takes_its_claim(tmp_pa
         assert books.post(chat("y", response="chatcmpl-z-2345678")).dead_lettered == 1
 
 
+def test_equal_calls_of_one_emitter_go_by_columns_after_a_restart(tmp_path: Path) -> None:
+    """Guarantee: the ledger says whose equal calls are where memory does not; another emitter's is linked still."""
+
+    def call(name: str, scope: str = "one") -> TestSpan:
+        return chat(name, trace=name, scope=scope, tokens=(321, 12), attributes={"gen_ai.response.id": "short"})
+
+    with open_both(tmp_path, GroupLimits()) as both:
+        for books in both:
+            books.post(call("a"), call("b"))
+            books.reopen()
+            books.post(call("c"))
+            books.post(call("d"))
+            assert books is both[1] or books.books.by_columns == 2  # type: ignore[attr-defined]
+            books.reopen()
+            books.post(call("e"), call("other", scope="two"))
+        assert both[0].books.by_columns == 0, "two emitters at once are left to the rules"  # type: ignore[attr-defined]
+        assert list_rows(both[0]) == list_rows(both[1])
+        assert both[0].totals()["events"] == 5
+        both[0].reopen()
+        both[0].post(call("f"))
+        assert both[0].books.by_columns == 0, "now spans of both are stored"  # type: ignore[attr-defined]
+
+
 def test_sums_of_columns_are_the_sums_of_their_records(tmp_path: Path) -> None:
     """Guarantee: metrics count every quantity and amount once, exactly, by the step that was decided."""
     rng = Random(5)
