@@ -25,7 +25,7 @@ from otelbill_collector.decode.reasons import Reason
 from otelbill_collector.domain.identified_columns import IdentifiedColumns
 from otelbill_collector.domain.usage import INPUT_TOKENS, OUTPUT_TOKENS, REQUESTS, Candidate, Role
 from otelbill_collector.ledger.claim_runs import append_claims, merge_waiting
-from otelbill_collector.ledger.column_ids import derive_events, derive_records, digest_contents
+from otelbill_collector.ledger.column_ids import derive_events, digest_contents
 from otelbill_collector.ledger.groups import GroupIndex
 from otelbill_collector.ledger.members import ColumnSingles
 from otelbill_collector.ledger.sqlite import SqliteStore
@@ -69,7 +69,6 @@ def measure(*, spans: int, batches: int, twins: bool) -> dict[str, Any]:
             columns = build_columns(make_candidates(spans, batch, twins=twins))
             now = time.process_time_ns()
             events = derive_events(columns)
-            derive_records(events)
             now = clock("ids", now)
             contents = digest_contents(columns)
             now = clock("content digests", now)
