@@ -13,15 +13,16 @@ from functools import cache, lru_cache
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from otelbill_collector.domain.instants import DAY_NANOS, HOUR_NANOS, floor_slice, format_instant
 from otelbill_collector.domain.money import format_attos
 from otelbill_collector.ledger.journal import find_high_water, list_tables, save_high_water
 from otelbill_collector.ledger.readings import Reading, read_segments
 from otelbill_collector.ledger.segments import build_form, parse_quantities, render_quantities
-from otelbill_collector.ledger.sums import SUM_COLUMNS, Sums, encode_key, read_integers, slice_time, sum_groups
+from otelbill_collector.ledger.sums import SUM_COLUMNS, Key, Sums, encode_key, read_integers, slice_time, sum_groups
 
 NAME = "rollup"
 FACT_DIMENSIONS = ("customer", "project", "step", "provider", "model", "currency", "rating", "usage_source")
@@ -32,9 +33,15 @@ DIMENSIONS = (*FACT_DIMENSIONS, *TIME_DIMENSIONS, *SCAN_DIMENSIONS)
 _FACT_COLUMNS = ("customer_id", "project_id", "step", "provider", "model", "currency", "rating", "usage_source")
 _SCAN_COLUMNS = {"run": "run_id", "operation": "operation", "reason": "reason", "trace": "trace_id"}
 _SUM_COLUMNS = (*SUM_COLUMNS, "ended_nanos")
+_COLUMNS_OF = {  # of a segment
+    **dict(zip(FACT_DIMENSIONS, _FACT_COLUMNS, strict=True)),
+    **dict.fromkeys(TIME_DIMENSIONS, "ended_nanos"),
+    **_SCAN_COLUMNS,
+}
+_ROWS_AT_ONCE, _TABLES_AT_ONCE = 400_000, 256
 COLUMNS = (*_FACT_COLUMNS, *_SUM_COLUMNS)  # of a segment, that are folded
 
-Key = tuple[Any, ...]  # start of an hour or day, values of FACT_DIMENSIONS
+FactKey = tuple[Any, ...]  # start of an hour or day, values of FACT_DIMENSIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,7 @@ class Fold:
     mark: int
     segments: int
     rows: Mapping[str, Sequence[tuple[Any, ...]]]
-    sums: Mapping[str, Mapping[Key, Sums]]
+    sums: Mapping[str, Mapping[FactKey, Sums]]
 
 
 class Standing:
@@ -68,9 +75,9 @@ class Standing:
     def __init__(self, rows_max: int = 60_000) -> None:
         self._rows_max = rows_max
         self._mark = 0
-        self._rows: dict[str, dict[Key, Sums]] = {_HOURS: {}, _DAYS: {}}
+        self._rows: dict[str, dict[FactKey, Sums]] = {_HOURS: {}, _DAYS: {}}
 
-    def list_rows(self, table: str, mark: int) -> Mapping[Key, Sums]:
+    def list_rows(self, table: str, mark: int) -> Mapping[FactKey, Sums]:
         """Rows of a table that are known to stand so at a mark."""
         return self._rows[table] if mark == self._mark else {}
 
@@ -89,7 +96,7 @@ def prepare_fold(
 ) -> Fold:
     """Sum the segments past the mark, which `readings` begin with. Reads only: the writer need not wait for it."""
     before = mark = find_high_water(connection, NAME)
-    hours: dict[Key, Sums] = {}
+    hours: dict[FactKey, Sums] = {}
     segments = 0
     for reading in [read_segments(connection, before, COLUMNS)] if readings is None else readings:
         mark, segments = reading.mark, segments + len(reading.tables)
@@ -108,9 +115,9 @@ def prepare_fold(
     return Fold(before, mark, segments, rows, sums)
 
 
-def _sum_days(hours: Mapping[Key, Sums]) -> dict[Key, Sums]:
+def _sum_days(hours: Mapping[FactKey, Sums]) -> dict[FactKey, Sums]:
     starts = {hour: floor_slice(hour, DAY_NANOS) for hour in {key[0] for key in hours}}
-    days: dict[Key, Sums] = {}
+    days: dict[FactKey, Sums] = {}
     for key, sums in hours.items():
         of_day = (starts[key[0]], *key[1:])
         if of_day in days:
@@ -121,10 +128,10 @@ def _sum_days(hours: Mapping[Key, Sums]) -> dict[Key, Sums]:
 
 
 def _add_standing(
-    connection: sqlite3.Connection, table: str, rows: Mapping[Key, Sums], known: Mapping[Key, Sums]
+    connection: sqlite3.Connection, table: str, rows: Mapping[FactKey, Sums], known: Mapping[FactKey, Sums]
 ) -> None:
     """Add to new sums those that stand under the same keys."""
-    asked: list[tuple[Key, Sums]] = []
+    asked: list[tuple[FactKey, Sums]] = []
     for key, sums in rows.items():
         stands = known.get(key)
         if stands is None:
@@ -181,11 +188,9 @@ def load_usage(connection: sqlite3.Connection, query: UsageQuery) -> list[dict[s
         if name not in DIMENSIONS:
             raise UnknownDimension(f"cannot group by {name!r}; choose from {', '.join(DIMENSIONS)}")
     groups: dict[tuple[str | None, ...], dict[str, Sums]] = {}
-    for facts, sums in _list_facts(connection, query):
-        if any(facts[name] != value for name, value in query.where.items()):
-            continue
-        key = (*(facts[name] or None for name in query.by), facts["currency"] or None)
-        groups.setdefault(key, {}).setdefault(facts["rating"], Sums()).add(sums)
+    for (*names, rating), sums in _list_sums(connection, query, (*query.by, "currency", "rating")):
+        key = tuple([name or None for name in names])
+        groups.setdefault(key, {}).setdefault(str(rating), Sums()).add(sums)
     rows = [_render_group(query.by, key, ratings) for key, ratings in groups.items()]
     rows = [row for row in rows if row["events"] or row["quantities"]]
     rows.sort(key=lambda row: tuple(str(row[name] or "") for name in (*query.by, "currency")))
@@ -215,54 +220,85 @@ def _render_group(by: Sequence[str], key: tuple[str | None, ...], ratings: Mappi
     }
 
 
-def _list_facts(connection: sqlite3.Connection, query: UsageQuery) -> Iterator[tuple[dict[str, str], Sums]]:
-    """(dimension values, sums) of all in the interval, from rollups where they can tell, otherwise from segments."""
-    scan = {name for name in (*query.by, *query.where) if name in SCAN_DIMENSIONS}
+Names = Sequence[str | None]
+
+
+def _list_sums(connection: sqlite3.Connection, query: UsageQuery, names: Sequence[str]) -> Iterator[tuple[Names, Sums]]:
+    """(values of dimensions, sums) of all that is asked for, from rollups where they can tell, else from segments."""
+    scan = any(name in SCAN_DIMENSIONS for name in (*names, *query.where))
     aligned = all(bound is None or bound % HOUR_NANOS == 0 for bound in (query.from_nanos, query.to_nanos))
     mark = 0
     if aligned and not scan:
         mark = find_high_water(connection, NAME)
         for part, table in _split_interval(query):
-            for start, values, sums in _list_rollups(connection, part, table):
-                yield _name_facts(start, values), sums
-    columns = (*COLUMNS, *(_SCAN_COLUMNS[name] for name in scan))
+            yield from _list_rollups(connection, part, table, names)
+    columns = {_COLUMNS_OF[name] for name in (*names, *query.where)} | {*_SUM_COLUMNS, "rating"}
     bounds = {"ended_from": query.from_nanos, "ended_to": query.to_nanos}
-    for _, table in list_tables(connection, mark, columns=columns, dictionaries=True, **bounds):
-        yield from _scan_table(table, query, scan)
+    tables = list_tables(connection, mark, columns=sorted(columns), dictionaries=True, **bounds)
+    for table in _join_tables(table for _, table in tables):
+        yield from _sum_table(table, query, names)
 
 
-def _name_facts(hour: int, values: Sequence[str]) -> dict[str, str]:
-    facts = dict(zip(FACT_DIMENSIONS, values, strict=True))
-    facts["hour"] = format_instant(hour)
-    facts["day"] = format_instant(floor_slice(hour, DAY_NANOS))[:10]
-    facts["month"] = facts["day"][:7]
-    return facts
+def _join_tables(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Few large tables instead of many small ones: summing costs more for each table than for each row."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(item.num_rows for item in waiting) >= _ROWS_AT_ONCE or len(waiting) >= _TABLES_AT_ONCE:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
-def _scan_table(table: pa.Table, query: UsageQuery, scan: Iterable[str]) -> Iterator[tuple[dict[str, str], Sums]]:
+def _sum_table(table: pa.Table, query: UsageQuery, names: Sequence[str]) -> Iterator[tuple[Names, Sums]]:
+    ended = read_integers(table["ended_nanos"])
+    wanted = np.ones(len(ended), dtype=np.bool_)
     if query.from_nanos is not None:
-        table = table.filter(pc.greater_equal(table["ended_nanos"], query.from_nanos))
+        wanted &= ended >= query.from_nanos
     if query.to_nanos is not None:
-        table = table.filter(pc.less(table["ended_nanos"], query.to_nanos))
-    names = tuple(scan)
-    for (hour, *values), sums in _sum_facts(table, [_SCAN_COLUMNS[name] for name in names]):
-        facts = _name_facts(hour, values[: len(_FACT_COLUMNS)])
-        for name, value in zip(names, values[len(_FACT_COLUMNS) :], strict=True):
-            facts[name] = value.hex() if isinstance(value, bytes) else value
-        yield facts, sums
+        wanted &= ended < query.to_nanos
+    wanted &= ~_match(encode_key(table["rating"]), "not_billable")
+    keys = {name: _read_names(table, ended, name) for name in (*names, *query.where)}
+    for name, value in query.where.items():
+        wanted &= _match(keys[name], value)
+    if not wanted.all():
+        rows = np.flatnonzero(wanted)
+        table = table.take(pa.array(rows))
+        keys = {name: Key(key.codes[rows], key.values) for name, key in keys.items()}
+    yield from sum_groups(table, [keys[name] for name in names])
 
 
-def _sum_facts(table: pa.Table, more: Sequence[str] = ()) -> Iterator[tuple[Key, Sums]]:
-    """((hour, values of FACT_DIMENSIONS and of `more` columns), sums) of what may be billed."""
-    ratings = encode_key(table["rating"])
-    if "not_billable" in ratings.values:
-        code = ratings.values.index("not_billable")
-        table = table.filter(pa.array(ratings.codes != code))
+def _match(key: Key, value: str) -> NDArray[np.bool_]:
+    return np.array([item == value for item in key.values], dtype=np.bool_)[key.codes]
+
+
+def _read_names(table: pa.Table, ended: NDArray[np.int64], name: str) -> Key:
+    """The values of a dimension in each row."""
+    if name in TIME_DIMENSIONS:
+        return slice_time(ended, HOUR_NANOS).rename(lambda hour: name_time(name, hour))
+    key = encode_key(table[_COLUMNS_OF[name]])
+    if name in SCAN_DIMENSIONS:
+        return key.rename(lambda value: value.hex() if isinstance(value, bytes) else value)
+    return key.fill("")
+
+
+@lru_cache(maxsize=65_536)
+def name_time(name: str, start_nanos: int) -> str:
+    """The hour, day or month in which an hour or a day begins."""
+    if name == "hour":
+        return format_instant(start_nanos)
+    day = format_instant(floor_slice(start_nanos, DAY_NANOS))[:10]
+    return day if name == "day" else day[:7]
+
+
+def _sum_facts(table: pa.Table) -> Iterator[tuple[FactKey, Sums]]:
+    """((hour, values of FACT_DIMENSIONS), sums) of what may be billed."""
+    billable = ~_match(encode_key(table["rating"]), "not_billable")
+    if not billable.all():
+        table = table.filter(pa.array(billable))
     hours = slice_time(read_integers(table["ended_nanos"]), HOUR_NANOS)
-    names = [encode_key(table[name]) for name in (*_FACT_COLUMNS, *more)]
-    # Only text is empty where there is none.
-    texts = [name.fill("") if all(isinstance(value, str | None) for value in name.values) else name for name in names]
-    return sum_groups(table, [hours, *texts])
+    return sum_groups(table, [hours, *(encode_key(table[name]).fill("") for name in _FACT_COLUMNS)])
 
 
 def _split_interval(query: UsageQuery) -> Iterator[tuple[UsageQuery, str]]:
@@ -338,23 +374,33 @@ _HOURS_OF_CUSTOMER = """
         SELECT (SELECT min(hour_nanos) FROM rollup WHERE hour_nanos > hour AND hour_nanos < :end) FROM held
         WHERE hour IS NOT NULL
     )
-    SELECT {columns} FROM held CROSS JOIN rollup ON hour_nanos = hour AND customer_id = :customer
+    SELECT {columns} FROM held CROSS JOIN rollup ON hour_nanos = hour WHERE customer_id = :customer
 """
 
 
 def _list_rollups(
-    connection: sqlite3.Connection, query: UsageQuery, table: str
-) -> Iterator[tuple[int, tuple[str, ...], Sums]]:
+    connection: sqlite3.Connection, query: UsageQuery, table: str, names: Sequence[str]
+) -> Iterator[tuple[Names, Sums]]:
     start = _STARTS[table]
-    columns = ", ".join((start, *_FACT_COLUMNS, *_SUM_NAMES))
+    times = [(place, name) for place, name in enumerate(names) if name in TIME_DIMENSIONS]
+    when = [(name, value) for name, value in query.where.items() if name in TIME_DIMENSIONS]
+    facts = {name: value for name, value in query.where.items() if name in FACT_DIMENSIONS}
+    read = [start if name in TIME_DIMENSIONS else _COLUMNS_OF[name] for name in names]
+    columns = ", ".join((start, *read, *_SUM_NAMES))
     sql = f"SELECT {columns} FROM {table} WHERE {start} >= :start AND {start} < :end"
+    if table == _HOURS and "customer" in facts:
+        sql = _HOURS_OF_CUSTOMER.format(columns=columns)
+    sql += "".join(f" AND {_COLUMNS_OF[name]} = :{name}" for name in facts)
     first = _EVER[0] if query.from_nanos is None else query.from_nanos
-    values: dict[str, int | str] = {"start": first, "end": _EVER[1] if query.to_nanos is None else query.to_nanos}
-    if "customer" in query.where:
-        sql = f"{sql} AND customer_id = :customer" if table == _DAYS else _HOURS_OF_CUSTOMER.format(columns=columns)
-        values["customer"] = query.where["customer"]
-    for row in connection.execute(sql, values):
-        yield row[0], tuple(row[1:9]), _read_sums(row[9:])
+    bounds = {"start": first, "end": _EVER[1] if query.to_nanos is None else query.to_nanos}
+    width = 1 + len(names)
+    for row in connection.execute(sql, {**bounds, **facts}):
+        if any(name_time(name, row[0]) != value for name, value in when):
+            continue
+        values: list[str | None] = list(row[1:width])
+        for place, name in times:
+            values[place] = name_time(name, row[0])
+        yield values, _read_sums(row[width:])
 
 
 def list_users(connection: sqlite3.Connection) -> list[str]:
@@ -366,6 +412,6 @@ def list_users(connection: sqlite3.Connection) -> list[str]:
 def find_usage(connection: sqlite3.Connection, customer_id: str, from_nanos: int, to_nanos: int) -> int | None:
     """The first hour in [from, to) in which a customer has usage that was not taken back; by whole hours."""
     used = "(events <> 0 OR quantities <> '{}' OR charge_attos <> '0' OR cost_attos <> '0')"
-    sql = f"{_HOURS_OF_CUSTOMER.format(columns='hour')} WHERE {used} ORDER BY hour LIMIT 1"
+    sql = f"{_HOURS_OF_CUSTOMER.format(columns='hour')} AND {used} ORDER BY hour LIMIT 1"
     row = connection.execute(sql, {"start": from_nanos, "end": to_nanos, "customer": customer_id}).fetchone()
     return None if row is None else int(row[0])

@@ -76,12 +76,13 @@ class Key:
 
     def fill(self, value: Any) -> Key:
         """The key with `value` in place of None."""
-        if None not in self.values:
-            return self
-        values = [value if item is None else item for item in self.values]
+        return self.rename(lambda item: value if item is None else item) if None in self.values else self
+
+    def rename(self, change: Callable[[Any], Any]) -> Key:
+        """The key with each value changed; values that become equal are one."""
         places: dict[Any, int] = {}
-        mapping = np.array([places.setdefault(item, len(places)) for item in values], dtype=np.int64)
-        return Key(mapping[self.codes], list(places))
+        found = [places.setdefault(change(item), len(places)) for item in self.values]
+        return Key(np.array(found, dtype=np.int64)[self.codes], list(places))
 
 
 @dataclass(frozen=True, slots=True)
