@@ -1,10 +1,12 @@
 """Run the tests on every CPython from 3.11 up on this machine: `python -m tests.interpreters [pytest arguments]`.
 
 Each interpreter gets a virtual environment of its own beside .venv, filled from the same pinned requirement file.
+Properties get fewer examples there: what differs between interpreters shows in any.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MINORS = range(11, 30)
+_EXAMPLES = "25"
 _PROBE = "import sys, venv, ensurepip; print(sys.implementation.name, *sys.version_info[:2])"
 
 
@@ -46,7 +49,9 @@ def run_tests(version: str, command: str, arguments: list[str]) -> int:
         subprocess.run([*pip, "--require-hashes", "-r", str(requirements)], check=True)
         subprocess.run([*pip, "--no-build-isolation", "--no-deps", "-e", str(REPOSITORY)], check=True)
         stamp.touch()
-    return subprocess.run([str(python), "-m", "pytest", *arguments], cwd=REPOSITORY, check=False).returncode
+    environment = {"OTELBILL_EXAMPLES": _EXAMPLES, **os.environ}
+    command_line = [str(python), "-m", "pytest", *arguments]
+    return subprocess.run(command_line, cwd=REPOSITORY, env=environment, check=False).returncode
 
 
 def main() -> int:
