@@ -43,6 +43,8 @@ from otelbill_collector.simulation import identify_prices
 _log = logging.getLogger("otelbill.operations")
 
 Json = dict[str, Any]  # answers are printed or sent as JSON
+# Readers add what is not folded yet, so who rates a month again need not wait for that: the collector's job does it.
+_FOLDED_AT_ONCE_MAX = 100_000
 _REPLAY_MAX = 10_000
 
 
@@ -157,7 +159,8 @@ class Operations:
         finally:
             self.progress = None
         restated = self.billing.restate_terms(scope, operator=operator, reason=reason) if terms else 0
-        self.fold()
+        if changed <= _FOLDED_AT_ONCE_MAX:
+            self.fold()
         return {"changed": changed, "restated": restated}
 
     def _note(self, done: int, total: int) -> None:

@@ -17,7 +17,7 @@ from otelbill_collector.ledger.meters import Metering
 from otelbill_collector.ledger.readings import Reading, read_segments
 from otelbill_collector.ledger.sqlite import SqliteStore
 
-_READINGS_MAX = 16  # summed before rows are written, where Stripe's windows need none of them at hand
+_READINGS_MAX = 64  # summed before rows are written, where Stripe's windows need none of them at hand
 
 
 class _Found(NamedTuple):

@@ -11,7 +11,7 @@ import pyarrow as pa
 from otelbill_collector.ledger.journal import list_tables
 
 _SEGMENTS_MAX = 2_048
-_ROWS_MAX = 400_000  # some 100 MB of columns
+_ROWS_MAX = 100_000  # some 25 MB of columns
 
 
 @dataclass(frozen=True, slots=True)

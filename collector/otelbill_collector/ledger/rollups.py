@@ -38,6 +38,7 @@ _COLUMNS_OF = {  # of a segment
     **dict.fromkeys(TIME_DIMENSIONS, "ended_nanos"),
     **_SCAN_COLUMNS,
 }
+_GROUPS_MAX = 50_000  # past so many a fold reads no more: commits wait while its rows are written
 _ROWS_AT_ONCE, _TABLES_AT_ONCE = 400_000, 256
 COLUMNS = (*_FACT_COLUMNS, *_SUM_COLUMNS)  # of a segment, that are folded
 
@@ -106,6 +107,8 @@ def prepare_fold(
                 hours[key] = found
             else:
                 held.add(found)
+        if len(hours) >= _GROUPS_MAX:
+            break
     sums = {_HOURS: hours, _DAYS: _sum_days(hours)}
     rows = {}
     for table, rows_of in sums.items():
