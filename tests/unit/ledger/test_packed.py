@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from otelbill_collector.domain.alone import build_own_decision
+from otelbill_collector.domain.ids import derive_record_id
 from otelbill_collector.domain.records import Amounts, UsageRecord, digest_candidate, identify_candidate
 from otelbill_collector.domain.span_columns import RATINGS, RatedColumns
 from otelbill_collector.domain.usage import Candidate, Decision, RatingState, Role, UsageSource
@@ -27,6 +28,7 @@ from otelbill_collector.ledger.segments import (
     decode_table,
     encode_records,
     encode_segment,
+    read_bookings,
 )
 from otelbill_collector.ledger.span_batches import encode_columns
 from tests.span_columns import build_columns, build_texts
@@ -234,6 +236,11 @@ def test_packed_rows_are_written_again_as_they_were(seed: int) -> None:
     bodies = [bytes(plain.getvalue()), *map(encode_segment, pieces[1:])]
     batches = [decode_packed(body) for body in bodies]
     assert [write_packed([batch]) for batch in batches] == list(map(encode_segment, pieces))
+    for body, piece in zip(bodies, pieces, strict=True):
+        ids, signs = read_bookings(body)
+        bookings = [derive_record_id(record.event_id, record.revision, "usage") for record in piece]
+        assert [row.tobytes().hex() for row in ids] == bookings
+        assert signs.tolist() == [record.sign for record in piece]
     joined = join_packed(batches)
     records = [record for piece in pieces for record in piece]
     chosen = sorted(rng.sample(range(len(records)), rng.randrange(1, len(records) + 1)))
