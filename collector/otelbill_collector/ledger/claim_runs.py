@@ -126,6 +126,11 @@ def read_entries(body: bytes) -> Entries:
     return np.frombuffer(body, dtype=_ENTRY)
 
 
+def has_table(connection: sqlite3.Connection) -> bool:
+    """Whether the ledger is from before the runs, so that some keys stand in a table."""
+    return connection.execute("SELECT 1 FROM claim_key LIMIT 1").fetchone() is not None
+
+
 def find_in_table(
     connection: sqlite3.Connection, key: bytes, days: Sequence[int] | None = None
 ) -> list[tuple[int, int]]:

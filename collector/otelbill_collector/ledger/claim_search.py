@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from otelbill_collector.ledger.claim_runs import (
     Run,
     find_in_table,
+    has_table,
     list_recent_runs,
     list_runs,
     load_prefixes,
@@ -84,7 +85,7 @@ class ClaimSearch:
             for place in places.tolist():
                 if not stored[place]:
                     stored[place] = next(search_run(connection, run.run_id, int(prefixes[place])), None) is not None
-        for place in np.flatnonzero(~stored).tolist():
+        for place in np.flatnonzero(~stored).tolist() if has_table(connection) else ():
             stored[place] = bool(find_in_table(connection, keys[place].tobytes()))
         return stored
 
