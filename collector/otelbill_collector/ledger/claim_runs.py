@@ -10,6 +10,7 @@ the first eight bytes of a key are kept: whoever finds an entry checks the span 
 from __future__ import annotations
 
 import sqlite3
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,7 @@ _CHUNK_ENTRIES = 240  # what a search reads of a run: a page of the ledger's fil
 _RUNS_PER_LEVEL = 16
 _RUN_ENTRIES_MAX = 1 << 20  # commits wait while a merged run is written, a tenth of a second for so many
 _WAITING_RUNS_MAX = 64  # of the first level: whoever commits past these merges, so that searches stay short
+_HELD_RUNS_MAX = 3  # by a reader, of 16 MB at most each
 _SORTED_MIN = 2_048  # entries from which the native order is the quicker one
 
 Prefixes = NDArray[np.int64]
@@ -68,10 +70,13 @@ def append_claims(
 
 
 class ClaimReader:
-    """Finds what runs hold of given segments. Remembers of which segments each run is, as runs are of a few each."""
+    """Finds what runs hold of given segments. Remembers of which segments each run is, as runs are of a few each, and
+    the last that were read: who walks through the segments asks for the same again.
+    """
 
     def __init__(self) -> None:
         self._spans: dict[int, tuple[int, int]] = {}
+        self._held: OrderedDict[int, Entries] = OrderedDict()
 
     def load_entries(self, connection: sqlite3.Connection, segment_ids: Sequence[int]) -> Entries:
         """All entries that lead to records of these segments."""
@@ -80,11 +85,18 @@ class ClaimReader:
         for (run_id,) in connection.execute("SELECT run_id FROM claim_run ORDER BY run_id").fetchall():
             first, last = self._spans.get(run_id, (0, int(wanted[-1])))
             if first <= wanted[-1] and wanted[0] <= last:
-                entries = _load_run(connection, run_id)
+                entries = self._load(connection, run_id)
                 segments = entries["segment"]
                 self._spans[run_id] = int(segments.min()), int(segments.max())
                 found.append(entries[np.isin(segments, wanted)])
         return np.concatenate(found)
+
+    def _load(self, connection: sqlite3.Connection, run_id: int) -> Entries:
+        entries = self._held.pop(run_id, None)
+        self._held[run_id] = entries = _load_run(connection, run_id) if entries is None else entries
+        if len(self._held) > _HELD_RUNS_MAX:
+            self._held.popitem(last=False)
+        return entries
 
 
 def append_entries(connection: sqlite3.Connection, entries: Entries, days: tuple[int, int]) -> None:
