@@ -60,6 +60,30 @@ def fold_apart(books: TestBooks) -> None:
             pass
 
 
+@pytest.mark.parametrize("groups", [1, 20])
+def test_a_fold_that_stops_early_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: int
+) -> None:
+    """Guarantee: the bound on rows of one fold changes neither rows nor marks, whatever is folded with them."""
+    monkeypatch.setattr(readings, "_SEGMENTS_MAX", 3)
+    together, apart = TestBooks(tmp_path / "together"), TestBooks(tmp_path / "apart")
+    for books in (together, apart):
+        post(books, Random(groups), 20)
+    with monkeypatch.context() as patch:
+        patch.setattr(rollups, "_GROUPS_MAX", groups)
+        folder, steps = Folder(together.store, None), []
+        while step := folder._fold_some(20):
+            steps.append(step)
+        assert len(steps) > 1
+        assert sum(steps) == 20
+    for fold in (rollups.fold_rollups, openings.fold_openings):
+        while apart.store.transact(fold):
+            pass
+    assert dump(together) == dump(apart)
+    together.close()
+    apart.close()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_one_reading_gives_what_each_fold_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """Guarantee: however segments are portioned, with rows remembered or forgotten, the rows are equal."""

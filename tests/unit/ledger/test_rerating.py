@@ -29,7 +29,9 @@ from otelbill_collector.ledger.repricing import Scope
 from otelbill_collector.ledger.rerating import Rerating, Revisions, Written
 from otelbill_collector.ledger.segments import build_record
 from otelbill_collector.native.loading import find_library
+from otelbill_collector.operations import Operations
 from otelbill_collector.rules import RuleSet, claim_keys
+from otelbill_collector.simulation import identify_prices
 from tests.books import NOW, TestBooks
 from tests.column_books import ColumnBooks
 from tests.spans import SECOND, T0, TestSpan, chat
@@ -208,6 +210,24 @@ def test_what_is_booked_anew_meanwhile_is_left_alone(books: TestBooks, monkeypat
     reversed_ids = [record.corrects for record in records if record.sign < 0]
     assert len(set(reversed_ids)) == len(reversed_ids) == 2
     assert {record.decision.customer_id for record in list_in_force(books)} == {"acme", "globex"}
+    require_sound(books)
+
+
+def test_usage_is_right_before_much_that_was_rated_again_is_folded(
+    books: TestBooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where much changes, the operator is answered before the fold; who asks sees the new amounts all the same."""
+    monkeypatch.setattr("otelbill_collector.operations._FOLDED_AT_ONCE_MAX", 1)
+    books.post(chat("a", tokens=(1_000, 1_000)), chat("b", tokens=(1_000, 1_000)))
+    books.usage(fold=True)
+    rater = take_card(books, CORRECTED)
+    operations = Operations(books.stages, None, lambda: NOW, rater)
+    found = operations.rerate(Scope(), prices=identify_prices(rater), operator="ann", reason="typing error")
+    assert found["changed"] == 2
+    before = books.usage("customer", "hour")
+    assert [row["charge"] for row in before] == ["0.0012"]
+    assert operations.fold() > 0, "it was left to the job"
+    assert books.usage("customer", "hour") == before
     require_sound(books)
 
 

@@ -74,6 +74,18 @@ def test_requests_that_arrive_during_a_commit_share_the_next_one() -> None:
     assert batches == [1, 5]
 
 
+def _book_when(release: threading.Event, running: threading.Event, booked: list[int]) -> Callable[[Batch], Carried]:
+    """Booking that notes how many requests it has, says that it runs, and waits."""
+
+    def book(batch: Batch) -> Carried:
+        booked.append(len(batch.requests))
+        running.set()
+        assert release.wait(10)
+        return _accept(batch.requests)
+
+    return book
+
+
 def test_requests_are_read_while_those_before_them_are_booked() -> None:
     """Reading asks no ledger: it does not wait for the commit in progress, and all that was read shares the next."""
     batches: list[int] = []
@@ -84,13 +96,7 @@ def test_requests_are_read_while_those_before_them_are_booked() -> None:
             read.release()
         return Batch(requests, ())
 
-    def book(batch: Batch) -> Carried:
-        batches.append(len(batch.requests))
-        running.set()
-        assert release.wait(10)
-        return _accept(batch.requests)
-
-    committer = _start(Pipeline(prepare, book, _accept))
+    committer = _start(Pipeline(prepare, _book_when(release, running, batches), _accept))
     futures = [committer.submit(Request(b"a", 0))]
     assert running.wait(10)
     assert read.acquire(timeout=10)
@@ -114,13 +120,7 @@ def test_what_is_read_ahead_and_what_is_committed_together_is_bounded() -> None:
         read.append(len(requests))
         return Batch(requests, ())
 
-    def book(batch: Batch) -> Carried:
-        booked.append(len(batch.requests))
-        running.set()
-        assert release.wait(10)
-        return _accept(batch.requests)
-
-    committer = _start(Pipeline(prepare, book, _accept))
+    committer = _start(Pipeline(prepare, _book_when(release, running, booked), _accept))
     futures = [committer.submit(Request(bytes(size), 0)) for _ in range(count)]
     assert running.wait(10)
     threading.Event().wait(0.3)  # would read on, did nothing keep it from that
